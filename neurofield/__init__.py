@@ -1,0 +1,14 @@
+"""neurofield: differentiable field theories of neural activity in JAX.
+
+Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `lattice`
+(maximum entropy with time), `fit` (optimisation, checkpoints). Importing the package imports
+nothing else: each room is loaded when first touched.
+"""
+
+import lazy_loader as _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submodules=["recording", "statistics", "lattice", "fit", "plot", "cli"]
+)

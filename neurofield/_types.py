@@ -1,0 +1,13 @@
+"""Names for the scalar-like and array types that signatures share."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+PyTree: TypeAlias = Any
+PRNGKey: TypeAlias = Key[Array, ""]
+RealScalar: TypeAlias = float | int | Float[Array, ""] | Int[Array, ""]
+# A spike array is uint8 (0/1 or counts), but any real type is taken: soft spins are floats.
+Spikes: TypeAlias = Shaped[Array, "*batch neuron time"] | Shaped[np.ndarray, "*batch neuron time"]
+Mask: TypeAlias = Bool[Array, "*batch time"] | Bool[np.ndarray, "*batch time"]
