@@ -8,3 +8,6 @@ from neurofield._results import is_successful as is_successful
 
 from ._fit import Fit as Fit
 from ._fit import FitError as FitError
+from ._store import load as load
+from ._store import read_header as read_header
+from ._store import save as save
