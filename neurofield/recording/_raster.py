@@ -67,7 +67,9 @@ class Raster(eqx.Module):
             )
         self.labels = tuple(map(str, range(num_neurons) if labels is None else labels))
         if len(self.labels) != num_neurons:
-            raise ValueError(f"expected {num_neurons} labels, one a neuron, got {len(self.labels)}.")
+            raise ValueError(
+                f"expected {num_neurons} labels, one a neuron, got {len(self.labels)}."
+            )
         self.population_names = tuple(map(str, population_names))
 
     @property
