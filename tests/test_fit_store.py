@@ -101,7 +101,7 @@ def test_foreign_structures_need_like(tmp_path):
     same(load(path, like=jax.eval_shape(lambda: tree)), tree)
     with pytest.raises(ValueError, match=r"leaf\.b.*\(3,\).*expected \(4,\)"):
         load(path, like=Pair(jnp.ones(2), jnp.zeros(4, jnp.float32)))
-    with pytest.raises(ValueError, match="float32, expected .* float64"):
+    with pytest.raises(ValueError, match=r"float32, expected .* float64"):
         load(path, like=Pair(jnp.ones(2), jnp.zeros(3)))
     with pytest.raises(ValueError, match="another structure"):
         load(path, like={"a": jnp.ones(2)})
