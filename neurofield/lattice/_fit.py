@@ -1,0 +1,155 @@
+"""`fit`: from a raster to a lattice model with errors."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from neurofield._results import RESULTS, is_successful
+from neurofield.fit import Fit, FitError
+from neurofield.lattice._data import segments
+from neurofield.lattice._fit_exact import fit_exact
+from neurofield.lattice._fit_kinetic import fit_kinetic
+from neurofield.lattice._fit_pseudo import fit_pseudo
+from neurofield.lattice._transfer import MAX_EXACT_BITS
+from neurofield.recording import Raster
+
+Model = Literal["independent", "pairwise", "lattice", "kinetic"]
+MODELS: tuple[Model, ...] = ("independent", "pairwise", "lattice", "kinetic")
+
+
+def fit(
+    raster: Raster,
+    model: Model = "lattice",
+    *,
+    num_lags: int = 1,
+    num_transfer_lags: int = 0,
+    basis: ArrayLike | None = None,
+    covariates: Array | None = None,
+    l2: float = 0.0,
+    firth: bool = False,
+    method: Literal["exact", "pseudolikelihood"] | None = None,
+    max_steps: int = 50,
+    throw: bool = True,
+) -> Fit:
+    """Fit a lattice model to a raster by (penalised) maximum likelihood with Newton's method.
+
+    **Arguments**
+
+    - `model`: "independent" (one field a neuron), "pairwise" (static pairwise maximum entropy:
+      field and space), "lattice" (pairwise with own-history couplings) or "kinetic" (causal
+      logistic model).
+    - `num_lags`: own-history range R ("lattice") or range of `weight` ("kinetic").
+    - `num_transfer_lags`: range of directed couplings of "lattice" (pseudo-likelihood only).
+    - `basis`: `[num_basis, num_lags]`, histories of "kinetic" as sums of these bumps
+      (`raised_cosine`); by default every lag has its own number.
+    - `covariates`: `[..., K, time]` on the raster's bins (`recording.bin_covariate`). Actions
+      with covariates are fitted by pseudo-likelihood.
+    - `l2`: penalty l2/2 (coupling)^2 in nats on every coupling, not on the field: a normal prior
+      of variance 1/l2. With a `basis` it acts on the coefficients.
+    - `firth`: Firth's (1993) penalty, Jeffreys' prior, for histories or pairs that never occur
+      and would send a coupling to minus infinity. For exactly fitted actions it is half a count
+      in each cell of every pair's 2 x 2 table. Not with pseudo-likelihood.
+    - `method`: "exact" or "pseudolikelihood" (Besag 1975) for actions; by default exact where it
+      is available (N <= 20, `num_lags` <= 1, no covariates, no directed couplings).
+
+    **Returns** a `Fit`: `value` is an `Action` or `Kinetic`, `error` its standard errors from the
+    Fisher information (penalty included; sandwich errors for the pseudo-likelihood, `None` beyond
+    3000 parameters), `loss` the penalised minus log-likelihood in nats, `stats["num_bins"]` the
+    bins it sums over. An action's likelihood is that of a stretch of a stationary raster, per bin
+    theta.<statistics> - log lambda, up to its ends.
+
+    **Raises** `ValueError` for bad arguments; `FitError` under `throw=True` when Newton's method
+    did not converge, or (`RESULTS.separation`) converged only because a flat likelihood ended it.
+    """
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {model!r}.")
+    if l2 < 0:
+        raise ValueError(f"l2 must not be negative, got {l2}.")
+    if num_lags < 0 or num_transfer_lags < 0:
+        raise ValueError(f"lags must not be negative, got {num_lags} and {num_transfer_lags}.")
+    data = segments(raster, covariates)
+    # Likelihoods are sums over many bins: the widest float that is switched on.
+    dtype = jnp.result_type(float)
+    if model != "lattice" and num_transfer_lags:
+        raise ValueError(f"num_transfer_lags belongs to model='lattice', not {model!r}.")
+    if model == "kinetic":
+        if method is not None:
+            raise ValueError("the kinetic model's likelihood is always exact: leave out method.")
+        value, error, optimum = fit_kinetic(
+            data, dtype, num_lags=num_lags, basis=basis, l2=l2, firth=firth, max_steps=max_steps
+        )
+        estimator = "likelihood"
+    else:
+        if basis is not None:
+            raise ValueError(f"basis belongs to model='kinetic', not {model!r}.")
+        num_lags = num_lags if model == "lattice" else 0
+        pairwise = model != "independent"
+        if method is None:
+            method = "exact" if _exact_is_there(data, num_lags, num_transfer_lags) else (
+                "pseudolikelihood"
+            )
+        if method == "exact":
+            _check_exact(data, num_lags, num_transfer_lags)
+            value, error, optimum = fit_exact(
+                data, dtype, pairwise=pairwise, num_lags=num_lags, l2=l2, firth=firth,
+                max_steps=max_steps,
+            )
+            estimator = "likelihood"
+        elif method == "pseudolikelihood":
+            if firth:
+                raise ValueError("firth is not available for the pseudo-likelihood: use l2.")
+            value, error, optimum = fit_pseudo(
+                data, dtype, pairwise=pairwise, num_lags=num_lags,
+                num_transfer_lags=num_transfer_lags, l2=l2, max_steps=max_steps,
+            )
+            estimator = "pseudolikelihood"
+        else:
+            raise ValueError(f"method must be 'exact' or 'pseudolikelihood', got {method!r}.")
+    fitted = Fit(
+        value,
+        error=error,
+        loss=optimum.loss,
+        result=optimum.result,
+        stats={
+            "num_steps": optimum.num_steps,
+            "decrement": optimum.decrement,
+            "num_bins": jnp.sum(data.mask),
+        },
+        provenance={
+            "model": model,
+            "estimator": estimator,
+            "l2": float(l2),
+            "firth": bool(firth),
+            "bin_width": raster.bin_width,
+            "labels": list(raster.labels),
+        },
+    )
+    if throw and not is_successful(optimum.result):
+        raise FitError(
+            f"fitting the {model} model stopped after {int(optimum.num_steps)} steps with "
+            f"{float(optimum.decrement):.3g} nats still to be gained. {RESULTS[optimum.result]} "
+            f"(l2 = {l2:g}, firth = {firth}, max_steps = {max_steps}.)",
+            fitted,
+        )
+    return fitted
+
+
+def _exact_is_there(data, num_lags: int, num_transfer_lags: int) -> bool:
+    return (
+        data.spikes.shape[1] <= MAX_EXACT_BITS
+        and num_lags <= 1
+        and num_transfer_lags == 0
+        and data.covariates is None
+    )
+
+
+def _check_exact(data, num_lags: int, num_transfer_lags: int) -> None:
+    if not _exact_is_there(data, num_lags, num_transfer_lags):
+        raise ValueError(
+            f"method='exact' needs N <= {MAX_EXACT_BITS}, num_lags <= 1, no directed couplings and "
+            f"no covariates; got N = {data.spikes.shape[1]}, num_lags = {num_lags}, "
+            f"num_transfer_lags = {num_transfer_lags}, covariates "
+            f"{'given' if data.covariates is not None else 'not given'}. "
+            "Use method='pseudolikelihood'."
+        )

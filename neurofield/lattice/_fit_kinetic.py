@@ -1,0 +1,115 @@
+"""Maximum likelihood of the kinetic model: one logistic regression a neuron, all at once."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from neurofield._numerics import HIGHEST, contract
+from neurofield._results import RESULTS
+from neurofield.lattice._action import Kinetic
+from neurofield.lattice._data import Segments
+from neurofield.lattice._likelihood import known_past
+from neurofield.lattice._newton import (
+    Optimum,
+    Regression,
+    default_tolerance,
+    regress,
+    regression_information,
+)
+
+# Beyond this standard error (in log-odds) the likelihood is flat: a sign of separation.
+_SEPARATED = 100.0
+
+
+def raised_cosine(num_basis: int, num_lags: int, *, stretch: float = 1.0) -> Float[Array, "basis lag"]:
+    """Raised-cosine bumps on a logarithmic axis of lags 1..num_lags (Pillow et al. 2008).
+
+    Each row is one bump of peak 1; `stretch` (bins) is the offset of log(lag + stretch): larger
+    means closer to evenly spaced. Give it to `fit(..., basis=...)` to write a history of
+    `num_lags` bins with `num_basis` numbers.
+    """
+    if not 1 <= num_basis <= num_lags:
+        raise ValueError(f"num_basis must be from 1 to num_lags = {num_lags}, got {num_basis}.")
+    if stretch <= 0:
+        raise ValueError(f"stretch must be positive, got {stretch}.")
+    position = np.log(np.arange(1, num_lags + 1) + stretch)
+    centres = np.linspace(position[0], position[-1], num_basis)
+    spacing = (position[-1] - position[0]) / max(num_basis - 1, 1) or 1.0
+    phase = np.clip((position[None] - centres[:, None]) * np.pi / (2 * spacing), -np.pi, np.pi)
+    return jnp.asarray(0.5 * (np.cos(phase) + 1))
+
+
+def fit_kinetic(
+    data: Segments, dtype, *, num_lags: int, basis: ArrayLike | None, l2: float, firth: bool,
+    max_steps: int,
+) -> tuple[Kinetic, Kinetic, Optimum]:
+    """The fitted model, its standard errors, and how Newton's method ended."""
+    bumps = jnp.eye(num_lags, dtype=dtype) if basis is None else jnp.asarray(basis, dtype)
+    if bumps.ndim != 2 or bumps.shape[1] != num_lags:
+        raise ValueError(f"basis must be [num_basis, num_lags = {num_lags}], got {bumps.shape}.")
+    optimum, errors, flat = _solve(
+        data, bumps, jnp.asarray(l2, dtype), firth=firth, max_steps=max_steps
+    )
+    if bool(flat) and bool(optimum.result == RESULTS.successful):
+        optimum = eqx.tree_at(lambda o: o.result, optimum, RESULTS.separation)
+    weight, stimulus = _split(optimum.value, bumps, data.spikes.shape[1])
+    model = Kinetic(optimum.value[:, 0], weight, stimulus)
+    return model, eqx.tree_at(jax.tree.leaves, model, errors), optimum
+
+
+@functools.partial(jax.jit, static_argnames=("firth", "max_steps"))
+def _solve(data: Segments, bumps: Array, l2: Array, *, firth: bool, max_steps: int):
+    problem = _regression(data, bumps, l2)
+    rate = contract("nt,t->n", problem.target, problem.weight) / jnp.sum(problem.weight)
+    # A neuron without spikes starts at a finite log-odds; the errors tell that it has no maximum.
+    floor = 0.5 / jnp.sum(problem.weight)
+    rate = jnp.clip(rate, floor, 1 - floor)
+    start = jnp.zeros((problem.target.shape[0], problem.design.shape[0]), rate.dtype)
+    start = start.at[:, 0].set(jnp.log(rate) - jnp.log1p(-rate))
+    optimum = regress(
+        problem, start, firth=firth, max_steps=max_steps, tolerance=default_tolerance(rate.dtype)
+    )
+    covariance = jnp.linalg.inv(regression_information(problem, optimum.value))
+    variance = jnp.diagonal(covariance, axis1=1, axis2=2)
+    num_neurons, num_basis = problem.target.shape[0], bumps.shape[0]
+    last = 1 + num_basis * num_neurons
+    blocks = covariance[:, 1:last, 1:last].reshape(
+        num_neurons, num_basis, num_neurons, num_basis, num_neurons
+    )
+    # weight_l = sum_b bump_bl coefficient_b: errors by the covariance of the coefficients.
+    weight = contract("bl,cl,ibjcj->lij", bumps, bumps, blocks)
+    errors = [jnp.sqrt(v) for v in (variance[:, 0], weight, variance[:, last:])]
+    return optimum, errors, jnp.any(~(variance < _SEPARATED**2))
+
+
+def _regression(data: Segments, bumps: Array, l2: Array) -> Regression:
+    """Rows of the design: 1, then every basis function's view of every neuron, then covariates."""
+    num_basis, num_lags = bumps.shape
+    num_steps = data.spikes.shape[-1]
+    dtype = bumps.dtype
+    if num_steps <= num_lags:
+        raise ValueError(f"segments of {num_steps} bins hold no bin with {num_lags} bins before it.")
+    x = data.spikes.astype(dtype)
+    past = [x[..., num_lags - lag : num_steps - lag] for lag in range(1, num_lags + 1)]
+    weight = known_past(data.mask, num_lags)[:, num_lags:].astype(dtype)
+    rows = [jnp.ones_like(weight)[:, None, :]]
+    if num_lags:
+        filtered = contract("bl,lsnt->sbnt", bumps, jnp.stack(past))
+        rows.append(filtered.reshape(filtered.shape[0], -1, filtered.shape[-1]))
+    if data.covariates is not None:
+        rows.append(data.covariates[..., num_lags:].astype(dtype))
+    flat = lambda a: a.transpose(1, 0, 2).reshape(a.shape[1], -1)  # noqa: E731
+    design = flat(jnp.concatenate(rows, axis=1))
+    ridge = jnp.full(design.shape[0], l2).at[0].set(0.0)
+    return Regression(design, flat(x[..., num_lags:]), weight.reshape(-1), ridge)
+
+
+def _split(value: Array, bumps: Array, num_neurons: int) -> tuple[Array, Array]:
+    num_basis = bumps.shape[0]
+    last = 1 + num_basis * num_neurons
+    coefficients = value[:, 1:last].reshape(value.shape[0], num_basis, num_neurons)
+    return contract("bl,ibj->lij", bumps, coefficients), value[:, last:]
