@@ -265,7 +265,8 @@ def _leaves(spec: PyTree, params: PyTree) -> list[tuple[str, PyTree, PyTree]]:
         path = f"params{jax.tree_util.keystr(key_path)}"
         if not _is_kind(kind):
             raise ValueError(f"spec at {path} must be a parameter type, got {kind!r}.")
-        if not eqx.is_inexact_array_like(leaf):
+        # (is_inexact_array_like fails on tracers.)
+        if not (eqx.is_inexact_array(leaf) or isinstance(leaf, float | complex)):
             kind = Fixed()
         elif not isinstance(kind, Fixed):
             if jnp.iscomplexobj(leaf):

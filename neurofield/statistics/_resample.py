@@ -1,5 +1,6 @@
 """Errors by blocking and resampling, and diagnostics of several chains."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,7 +143,7 @@ def ess(chains: ArrayLike, *, rank_normalise: bool = True) -> Float[Array, "*sha
     monotone = jax.lax.cummin(jnp.where(positive, pairs, 0), axis=pairs.ndim - 1)
     count = num_chains * num_draws
     # Antithetic chains: Stan's bound on how far beyond the draws the estimate may go.
-    tau = jnp.maximum(2 * jnp.sum(monotone, axis=-1) - 1, 1 / jnp.log10(float(count)))
+    tau = jnp.maximum(2 * jnp.sum(monotone, axis=-1) - 1, 1 / math.log10(count))
     return count / tau.astype(halves.dtype)
 
 

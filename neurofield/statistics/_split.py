@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from neurofield.recording._raster import Raster
+from neurofield.recording import Raster
 
 
 class Split(eqx.Module):
