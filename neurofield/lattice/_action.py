@@ -13,7 +13,7 @@ Boundary = Literal["open", "periodic"]
 
 
 class Action(eqx.Module):
-    """A two-body lattice field theory of a raster x_i(t); the weight of a raster is exp(log-weight).
+    """A two-body lattice field theory of a raster x_i(t), of weight exp(log-weight).
 
     log-weight = sum_t [ sum_i field_i x_i(t) + 1/2 sum_ij space_ij x_i(t) x_j(t)
                  + sum_{l,i} history_{l,i} x_i(t+l) x_i(t)
@@ -215,7 +215,9 @@ def _steps_of(action: Action, num_steps: int | None) -> int:
             )
         return action.field.shape[1]
     if num_steps is None:
-        raise ValueError("num_steps is needed: the offset, and the field at open ends, depend on it.")
+        raise ValueError(
+            "num_steps is needed: the offset, and the field at open ends, depend on it."
+        )
     return num_steps
 
 
@@ -270,9 +272,10 @@ def _check_values(action: Action) -> None:
         if np.diagonal(space).any():
             raise ValueError("space must have a zero diagonal: x_i^2 = x_i is part of field.")
     shared = min(action.history.shape[0], action.transfer.shape[0])
-    if not isinstance(action.transfer, jax.core.Tracer) and shared:
-        if np.diagonal(np.asarray(action.transfer)[:shared], axis1=1, axis2=2).any():
-            raise ValueError(
-                "transfer must have a zero diagonal at the lags that history covers: "
-                "both couple a neuron to its own past."
-            )
+    if isinstance(action.transfer, jax.core.Tracer):
+        return
+    if np.diagonal(np.asarray(action.transfer)[:shared], axis1=1, axis2=2).any():
+        raise ValueError(
+            "transfer must have a zero diagonal at the lags that history covers: "
+            "both couple a neuron to its own past."
+        )

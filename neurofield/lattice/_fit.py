@@ -86,13 +86,20 @@ def fit(
         num_lags = num_lags if model == "lattice" else 0
         pairwise = model != "independent"
         if method is None:
-            method = "exact" if _exact_is_there(data, num_lags, num_transfer_lags) else (
-                "pseudolikelihood"
+            method = (
+                "exact"
+                if _exact_is_there(data, num_lags, num_transfer_lags)
+                else ("pseudolikelihood")
             )
         if method == "exact":
             _check_exact(data, num_lags, num_transfer_lags)
             value, error, optimum = fit_exact(
-                data, dtype, pairwise=pairwise, num_lags=num_lags, l2=l2, firth=firth,
+                data,
+                dtype,
+                pairwise=pairwise,
+                num_lags=num_lags,
+                l2=l2,
+                firth=firth,
                 max_steps=max_steps,
             )
             estimator = "likelihood"
@@ -100,8 +107,13 @@ def fit(
             if firth:
                 raise ValueError("firth is not available for the pseudo-likelihood: use l2.")
             value, error, optimum = fit_pseudo(
-                data, dtype, pairwise=pairwise, num_lags=num_lags,
-                num_transfer_lags=num_transfer_lags, l2=l2, max_steps=max_steps,
+                data,
+                dtype,
+                pairwise=pairwise,
+                num_lags=num_lags,
+                num_transfer_lags=num_transfer_lags,
+                l2=l2,
+                max_steps=max_steps,
             )
             estimator = "pseudolikelihood"
         else:

@@ -160,7 +160,10 @@ def _touches_boundary(target: Moments, pairwise: bool) -> bool:
         tables.append((space[i, j], rate[i], rate[j]))
     tables.extend((h, rate, rate) for h in history)
     return any(
-        (np.minimum.reduce([both, first - both, second - both, 1 - first - second + both]) < slack).any()
+        (
+            np.minimum.reduce([both, first - both, second - both, 1 - first - second + both])
+            < slack
+        ).any()
         for both, first, second in tables
         if both.size
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from neurofield._numerics import HIGHEST, contract
+from neurofield._numerics import contract
 from neurofield._results import RESULTS
 from neurofield.lattice._action import Kinetic
 from neurofield.lattice._data import Segments
@@ -25,7 +25,9 @@ from neurofield.lattice._newton import (
 _SEPARATED = 100.0
 
 
-def raised_cosine(num_basis: int, num_lags: int, *, stretch: float = 1.0) -> Float[Array, "basis lag"]:
+def raised_cosine(
+    num_basis: int, num_lags: int, *, stretch: float = 1.0
+) -> Float[Array, "basis lag"]:
     """Raised-cosine bumps on a logarithmic axis of lags 1..num_lags (Pillow et al. 2008).
 
     Each row is one bump of peak 1; `stretch` (bins) is the offset of log(lag + stretch): larger
@@ -44,7 +46,13 @@ def raised_cosine(num_basis: int, num_lags: int, *, stretch: float = 1.0) -> Flo
 
 
 def fit_kinetic(
-    data: Segments, dtype, *, num_lags: int, basis: ArrayLike | None, l2: float, firth: bool,
+    data: Segments,
+    dtype,
+    *,
+    num_lags: int,
+    basis: ArrayLike | None,
+    l2: float,
+    firth: bool,
     max_steps: int,
 ) -> tuple[Kinetic, Kinetic, Optimum]:
     """The fitted model, its standard errors, and how Newton's method ended."""
@@ -88,11 +96,13 @@ def _solve(data: Segments, bumps: Array, l2: Array, *, firth: bool, max_steps: i
 
 def _regression(data: Segments, bumps: Array, l2: Array) -> Regression:
     """Rows of the design: 1, then every basis function's view of every neuron, then covariates."""
-    num_basis, num_lags = bumps.shape
+    num_lags = bumps.shape[1]
     num_steps = data.spikes.shape[-1]
     dtype = bumps.dtype
     if num_steps <= num_lags:
-        raise ValueError(f"segments of {num_steps} bins hold no bin with {num_lags} bins before it.")
+        raise ValueError(
+            f"segments of {num_steps} bins hold no bin with {num_lags} bins before it."
+        )
     x = data.spikes.astype(dtype)
     past = [x[..., num_lags - lag : num_steps - lag] for lag in range(1, num_lags + 1)]
     weight = known_past(data.mask, num_lags)[:, num_lags:].astype(dtype)

@@ -22,7 +22,13 @@ _SCORE_BLOCK = 64
 
 
 def fit_pseudo(
-    data: Segments, dtype, *, pairwise: bool, num_lags: int, num_transfer_lags: int, l2: float,
+    data: Segments,
+    dtype,
+    *,
+    pairwise: bool,
+    num_lags: int,
+    num_transfer_lags: int,
+    l2: float,
     max_steps: int,
 ) -> tuple[Action, Action | None, Optimum]:
     """The fitted action, sandwich errors (Godambe), and how Newton's method ended."""
@@ -61,9 +67,7 @@ class Layout(eqx.Module):
         n = self.num_neurons
         field, pairs, history, transfer, stimulus = jnp.split(
             theta,
-            np.cumsum(
-                [n, self.num_pairs, n * self.num_lags, n * n * self.num_transfer_lags]
-            ),
+            np.cumsum([n, self.num_pairs, n * self.num_lags, n * n * self.num_transfer_lags]),
         )
         space = jnp.zeros((n, n), theta.dtype)
         if self.pairwise:
@@ -86,7 +90,7 @@ class Layout(eqx.Module):
         return jnp.where(own, off[None], jnp.ones((1, 1, 1), dtype))
 
     def features(self, neuron: Array, x: Array, data: Segments) -> tuple[Array, Array]:
-        """Indices `[f]` into the vector and features `[s, f, t]`: h_i = sum_f theta_f features_f."""
+        """Indices `[f]` into the vector, features `[s, f, t]`: h_i = sum_f theta_f feature_f."""
         n, dtype = self.num_neurons, x.dtype
         nowhere = self.num_parameters
         own = x[:, neuron]

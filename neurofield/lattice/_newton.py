@@ -65,7 +65,11 @@ class Regression(eqx.Module):
 
 
 def regress(
-    problem: Regression, start: Float[Array, "neuron feature"], *, firth: bool, max_steps: int,
+    problem: Regression,
+    start: Float[Array, "neuron feature"],
+    *,
+    firth: bool,
+    max_steps: int,
     tolerance: float,
 ) -> Optimum:
     """Penalised maximum likelihood of all regressions at once, each with its own step size.
@@ -82,7 +86,13 @@ def regress(
         along = lambda s: _regression_loss(problem, value + s[:, None] * direction, firth)  # noqa: E731
         size, new_loss = _backtrack(along, loss, gain)
         stuck = jnp.any((size == 0) & (0.5 * gain > tolerance))
-        return value + size[:, None] * direction, jnp.sum(new_loss), 0.5 * jnp.sum(gain), count + 1, stuck
+        return (
+            value + size[:, None] * direction,
+            jnp.sum(new_loss),
+            0.5 * jnp.sum(gain),
+            count + 1,
+            stuck,
+        )
 
     return _iterate(step, start, max_steps, tolerance)
 
@@ -119,8 +129,12 @@ def _regression_terms(problem: Regression, value: Array, firth: bool):
         inverse = jnp.linalg.inv(information)
         curvature = probability * (1 - probability)
         leverage = jax.lax.map(
-            lambda args: args[0]
-            * jnp.sum(problem.design * jnp.matmul(args[1], problem.design, precision=HIGHEST), axis=0),
+            lambda args: (
+                args[0]
+                * jnp.sum(
+                    problem.design * jnp.matmul(args[1], problem.design, precision=HIGHEST), axis=0
+                )
+            ),
             (curvature, inverse),
         )
         residual = residual + leverage * (0.5 - probability)

@@ -23,9 +23,7 @@ _MAX_DENSE_BITS = 12  # a dense 4096 x 4096 matrix: directed couplings, and peri
 _MAX_GROUP = 8  # rows of a grouped Kronecker factor: the fastest of 2 to 64 on a CPU core
 
 
-def log_partition(
-    action: Action, num_steps: int, boundary: Boundary = "open"
-) -> Float[Array, ""]:
+def log_partition(action: Action, num_steps: int, boundary: Boundary = "open") -> Float[Array, ""]:
     """Log partition function (nats) of a raster of `num_steps` bins, exactly.
 
     A forward recursion over slices; own-history range R needs N max(R, 1) <= 20, directed
@@ -148,8 +146,10 @@ def states(num_neurons: int, dtype) -> Float[Array, "neuron state"]:
 def state_index(spikes: Array) -> Int[Array, "*batch time"]:
     """The number of each slice of `spikes[..., N, time]`."""
     n = spikes.shape[-2]
-    place = (2 ** np.arange(n - 1, -1, -1)).astype(np.int32)
-    return jnp.sum((spikes > 0).astype(jnp.int32) * place[:, None], axis=-2, dtype=jnp.int32)
+    active = (spikes > 0).astype(jnp.int32)
+    return sum(
+        (active[..., i, :] << (n - 1 - i) for i in range(1, n)), active[..., 0, :] << (n - 1)
+    )
 
 
 def state_energies(action: Action) -> Float[Array, " state"]:
@@ -231,7 +231,9 @@ def _forward(action: Action, num_steps: int, start: Array) -> Float[Array, ""]:
 
     def step(carry, field_t):
         weights, log_scale = carry
-        energy = constant if constant is not None else _energies(field_t[:, None], action.space)[:, 0]
+        energy = (
+            constant if constant is not None else _energies(field_t[:, None], action.space)[:, 0]
+        )
         peak = jnp.max(energy)
         factor = jnp.exp(energy - peak)[newest]
         weights = apply(weights) * factor.reshape(-1, *([1] * (weights.ndim - 1)))
@@ -259,7 +261,7 @@ def _forward(action: Action, num_steps: int, start: Array) -> Float[Array, ""]:
 
 
 def _propagator(action: Action):
-    """v -> (sum over the oldest slice) exp(couplings over time) v, before the slice's own weight."""
+    """v -> sum over the oldest slice of exp(couplings over time) v; the new weight comes later."""
     if action.transfer.shape[0] == 0:
         blocks = lag_blocks(action.history)
         return lambda v: kronecker_apply(blocks, v)

@@ -30,7 +30,9 @@ def log_weight(
         total = contract("i,...it->...", field, x)
     else:
         total = jnp.sum(_fits(field, x, x.shape) * x, axis=(-2, -1))
-    total = total + 0.5 * contract("...it,...it->...", jnp.matmul(action.space, x, precision=HIGHEST), x)
+    total = total + 0.5 * contract(
+        "...it,...it->...", jnp.matmul(action.space, x, precision=HIGHEST), x
+    )
     for lag in range(1, action.num_lags + 1):
         past = shift(x, lag, boundary)
         if lag <= action.history.shape[0]:
@@ -83,7 +85,9 @@ def configuration(action: Action, spikes: Spikes) -> Float[Array, "*batch neuron
     return x if action.basis == "gas" else 2 * x - 1
 
 
-def shift(x: Float[Array, "*batch time"], lag: int, boundary: Boundary) -> Float[Array, "*batch time"]:
+def shift(
+    x: Float[Array, "*batch time"], lag: int, boundary: Boundary
+) -> Float[Array, "*batch time"]:
     """y(t) = x(t - lag); what comes from outside is zero, or wraps round."""
     if boundary == "periodic":
         return jnp.roll(x, lag, axis=-1)

@@ -1,0 +1,98 @@
+"""Held-out scores, with errors."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from neurofield.lattice._action import Action, Kinetic
+from neurofield.lattice._data import Segments, segments
+from neurofield.lattice._likelihood import bin_log_likelihood, known_past
+from neurofield.recording import Raster
+from neurofield.statistics import derived_error, mean_error
+
+
+class Score(eqx.Module):
+    """How well a model predicts a raster it was not fitted to; higher is better.
+
+    `bits_per_bin`: mean log2-likelihood of a bin given its past, summed over neurons (negative).
+    `bits_per_spike`: gain over the independent model divided by the number of spikes. Errors are
+    standard errors by the Gamma method over time; `num_bins` and `num_spikes` are those scored.
+    """
+
+    bits_per_bin: float
+    bits_per_bin_error: float
+    bits_per_spike: float
+    bits_per_spike_error: float
+    num_bins: int = eqx.field(static=True)
+    num_spikes: int = eqx.field(static=True)
+
+
+def score(
+    model: Action | Kinetic,
+    raster: Raster,
+    *,
+    reference: Action | None = None,
+    covariates: Array | None = None,
+    skip: int | None = None,
+) -> Score:
+    """Score a model on a raster (host function).
+
+    **Arguments**
+
+    - `reference`: the model that `bits_per_spike` is a gain over, most often the independent model
+      of the training data. By default the independent model of the scored raster itself, which
+      knows its rates: a slightly harder reference.
+    - `skip`: bins left out at the start of every segment; at least `model.num_lags` (the default).
+      Give the largest range of the models to be compared, so that all are scored on the same bins.
+
+    **Raises** `ValueError` where the model has no exact likelihood (an `Action` of more than 20
+    neurons, with a range over 1, directed couplings or covariates).
+    """
+    data = segments(raster, covariates)
+    lags = model.num_lags if skip is None else skip
+    if lags < model.num_lags:
+        raise ValueError(f"skip = {lags} bins, but the model needs {model.num_lags} bins of past.")
+    valid = known_past(data.mask, lags)
+    # The first bins of an unbroken raster are left out also where nothing is masked.
+    valid = valid & (jnp.arange(valid.shape[1])[None, :] >= lags)
+    if not bool(jnp.any(valid)):
+        raise ValueError(f"no valid bin has {lags} valid bins before it: nothing to score.")
+    dtype = model.field.dtype
+    nats = _per_bin(model, data, data.covariates)
+    base = (
+        _independent(data, valid, dtype) if reference is None else _per_bin(reference, data, None)
+    )
+    spikes = jnp.sum(data.spikes, axis=1, dtype=jnp.int32).astype(dtype)
+    series = jnp.stack([nats, base, spikes]) / np.log(2).astype(dtype)
+    series = series.at[2].set(spikes)
+    full = bool(jnp.all(valid))
+    mask = None if full else valid
+    per_bin = mean_error(series[0], mask)
+    per_spike = derived_error(
+        lambda means: (means[0] - means[1]) / means[2], series, mask, num_replica_axes=1
+    )
+    return Score(
+        float(per_bin.mean),
+        float(per_bin.error),
+        float(per_spike.mean),
+        float(per_spike.error),
+        int(jnp.sum(valid)),
+        int(jnp.sum(jnp.where(valid, spikes, 0))),
+    )
+
+
+@jax.jit
+def _per_bin(model, data: Segments, covariates) -> Array:
+    return bin_log_likelihood(model, data.spikes, covariates=covariates)
+
+
+def _independent(data: Segments, valid: Array, dtype) -> Array:
+    x = data.spikes.astype(dtype)
+    weight = valid.astype(dtype)[:, None]
+    rate = jnp.sum(x * weight, axis=(0, 2)) / jnp.sum(weight)
+    rate = rate[None, :, None]
+    return jnp.sum(
+        jax.scipy.special.xlogy(x, rate) + jax.scipy.special.xlog1py(1 - x, -rate), axis=1
+    )
