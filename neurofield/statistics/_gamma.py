@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -134,6 +135,7 @@ def _masked_mean(series: Float[Array, "..."], mask: Array | None) -> Float[Array
     return jnp.mean(series, axis=(-2, -1), where=jnp.broadcast_to(mask, series.shape))
 
 
+@partial(jax.jit, static_argnames="window_factor")
 def _estimate(
     mean: Float[Array, "*shape"],
     fluctuation: Float[Array, "*shape replica time"],
