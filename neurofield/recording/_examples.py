@@ -1,9 +1,12 @@
 """Data that come with the package, for first steps, documentation and tests."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ._activity import Activity
+from ._graph import Graph
 from ._recording import Covariate, Recording
 
 _FOLDER = Path(__file__).parent / "examples"
@@ -37,15 +40,36 @@ def _head_direction() -> Recording:
         )
 
 
-_EXAMPLES = {"head_direction": _head_direction}
+def _celegans(synapses: str) -> Graph:
+    with np.load(_FOLDER / "celegans.npz") as file:
+        return Graph(file[synapses].astype(float), labels=file["nodes"].tolist())
 
 
-def example(name: str):
+def _calcium(signal: str) -> Activity:
+    with np.load(_FOLDER / "calcium.npz") as file:
+        cells = np.flatnonzero(file["iscell"][:, 0])
+        return Activity(file[signal][cells], 0.1, labels=[str(roi) for roi in cells])
+
+
+_EXAMPLES = {
+    "head_direction": _head_direction,
+    "celegans": lambda: _celegans("chemical"),
+    "celegans_gap": lambda: _celegans("gap"),
+    "calcium": lambda: _calcium("F"),
+    "calcium_spikes": lambda: _calcium("spks"),
+}
+
+
+def example(name: str) -> Any:
     """Data shipped with the package.
 
     - `"head_direction"`: a `Recording` of mouse A2929: 7 anterodorsal thalamic and 8
       hippocampal units, sleep (0 to 600 s) and foraging (600 to 1200 s), with the head
       direction (tracked from 670.6 to 1200.0 s).
+    - `"celegans"`, `"celegans_gap"`: `Graph`s of the hermaphrodite worm's 473 cells, the weights
+      of chemical synapses and gap junctions (Cook et al., Nature 571, 2019).
+    - `"calcium"`, `"calcium_spikes"`: `Activity` of the cells that suite2p accepted in 200 s of
+      two-photon imaging at 10 Hz: fluorescence, and its deconvolution.
 
     Licences and sources are in `neurofield/recording/examples/`. Raises `ValueError` for another
     name.

@@ -75,11 +75,13 @@ class LazySpikeTimes(Sequence):
     """Spike times that stay in their file until a unit is asked for.
 
     `load(i)` returns the times of unit i in the file's own unit. Each unit is read, put in
-    seconds and sorted anew at every access, so that only one is in memory.
+    seconds and, if need be, sorted anew at every access, so that only one is in memory.
+    `unsorted` collects the units that had to be.
     """
 
     def __init__(self, load: Callable[[int], np.ndarray], num_units: int, per_second: float = 1.0):
         self._load, self._num_units, self._per_second = load, num_units, per_second
+        self.unsorted: set[int] = set()
 
     def __len__(self) -> int:
         return self._num_units
@@ -91,7 +93,10 @@ class LazySpikeTimes(Sequence):
             raise IndexError(f"unit {index} of {self._num_units}")
         unit = int(index) % self._num_units
         times = _seconds(self._load(unit), unit, self._per_second)
-        return times if _is_sorted(times) else np.sort(times)
+        if _is_sorted(times):
+            return times
+        self.unsorted.add(unit)
+        return _frozen(np.sort(times))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -148,7 +153,7 @@ class Recording:
         Raises `ValueError` for NaN, infinite or (unless an epoch holds them) negative times,
         no units, no spikes, overlapping or empty epochs, and lengths that differ.
         """
-        per_second = _per_second(time_unit)
+        per_second = per_second_of(time_unit)
         if isinstance(spike_times, Mapping):
             labels = list(spike_times) if labels is None else labels
             spike_times = list(spike_times.values())
@@ -160,14 +165,16 @@ class Recording:
         times = spike_times
         if not isinstance(times, LazySpikeTimes):
             times = tuple(_seconds(t, labels[i], per_second) for i, t in enumerate(times))
-            unsorted = [name for name, t in zip(labels, times, strict=True) if not _is_sorted(t)]
-            if unsorted:
-                times = tuple(_frozen(np.sort(t)) for t in times)
-                repairs.append(f"Sorted the spike times of unit {', '.join(unsorted)}.")
-                warnings.warn(repairs[-1], RecordingWarning, stacklevel=2)
-
+            unsorted = {i for i, t in enumerate(times) if not _is_sorted(t)}
+            times = tuple(_frozen(np.sort(t)) if i in unsorted else t for i, t in enumerate(times))
+        else:
+            unsorted = times.unsorted
         intervals = None if epochs is None else _check_epochs(epochs)
         counts, first, last, inside = _survey(times, intervals)
+        if unsorted:
+            names = ", ".join(labels[i] for i in sorted(unsorted))
+            repairs.append(f"Sorted the spike times of unit {names}.")
+            warnings.warn(repairs[-1], RecordingWarning, stacklevel=2)
         if not counts.sum():
             raise ValueError(
                 f"the recording holds {len(labels)} units and no spike; expected at least one."
@@ -239,7 +246,7 @@ def _is_sorted(times: np.ndarray) -> bool:
     return bool((times[1:] >= times[:-1]).all())
 
 
-def _per_second(time_unit: str | float | int | None) -> float:
+def per_second_of(time_unit: str | float | int | None) -> float:
     if time_unit is None:
         return 1.0
     if isinstance(time_unit, str):
