@@ -433,3 +433,21 @@ def test_neo(tmp_path):
         ("segment_1", 10.0, 15.0),
     ]
     np.testing.assert_array_equal(two.spike_times[0], [1.0, 11.0])
+
+
+def test_files_that_neo_knows(tmp_path):
+    neo = pytest.importorskip("neo")
+    segment = neo.Segment()
+    segment.spiketrains.append(neo.SpikeTrain([0.5, 1.5], units="s", t_stop=2.0, name="a"))
+    block = neo.Block()
+    block.segments.append(segment)
+    neo.io.NeoMatlabIO(filename=str(tmp_path / "a.mat")).write_block(block)
+    recording = read(tmp_path / "a.mat")
+    np.testing.assert_array_equal(recording.spike_times[0], [0.5, 1.5])
+    assert recording.provenance["format"] == "neo NeoMatlabIO"
+    (tmp_path / "cut.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut\.mat: Neo's NeoMatlabIO failed"):
+        read(tmp_path / "cut.mat")
+    (tmp_path / "a.pkl").write_bytes(b"cos\nabort\n(tR.")  # would end the process if loaded
+    with pytest.raises(ValueError, match="is a pickle, which is not read"):
+        read(tmp_path / "a.pkl")

@@ -102,6 +102,11 @@ def read_neo_file(path: Path, *, epochs: Any) -> Recording | None:
         reader: Any = neo.get_io(str(path))
     except (OSError, ValueError, AssertionError, KeyError):
         return None
+    if type(reader).__name__ == "PickleIO":
+        raise ValueError(
+            f"{path} is a pickle, which is not read because it can run code. Save it in another "
+            "format from Neo, or pass its SpikeTrains to read."
+        )
     try:
         blocks = reader.read()
     except Exception as error:  # Neo's many readers raise anything at all
