@@ -10,11 +10,11 @@ PACKAGE = ROOT / "neurofield"
 
 
 def python(*args: str, cwd: Path = ROOT, timeout: float = 300, **env: str) -> str:
-    """Run this Python in a fresh process; its stdout. A failure shows what it printed."""
+    """Run this Python, on this checkout, in a fresh process; its stdout. A failure shows it all."""
     done = subprocess.run(
         [sys.executable, *args],
         cwd=cwd,
-        env={**os.environ, **env},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,0 +1,18 @@
+"""Every benchmark runs, and its peers agree: `--quick`, so that no script rots."""
+
+import json
+
+import pytest
+from helpers import ROOT, python
+
+CASES = sorted(path for path in (ROOT / "bench").glob("*.py") if path.name != "harness.py")
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_runs_and_agrees(path):
+    lines = python(str(path), "--quick").splitlines()
+    assert lines, "a benchmark prints one JSON line for each of its cases"
+    for report in map(json.loads, lines):
+        assert report["agrees"]
+        assert report["times_faster"] > 0
+        assert {"case", "peer", "device", "versions", "compile_s", "tolerance"} <= report.keys()
