@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neurofield import statistics
-from neurofield.recording._raster import Raster
+from neurofield.recording import Raster
 
 BIN = 0.01
 

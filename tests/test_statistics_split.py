@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurofield.recording._raster import Raster
+from neurofield.recording import Raster
 from neurofield.statistics import split_blocks
 
 BIN = 0.02

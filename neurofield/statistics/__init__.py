@@ -1,8 +1,23 @@
 """What was measured, with errors: moments, spectra, error analysis, avalanches, surrogates."""
 
+from ._avalanches import Avalanches as Avalanches
+from ._avalanches import BranchingRatio as BranchingRatio
+from ._avalanches import PowerLaw as PowerLaw
+from ._avalanches import avalanches as avalanches
+from ._avalanches import borel_log_prob as borel_log_prob
+from ._avalanches import branching_ratio as branching_ratio
+from ._avalanches import fit_power_law as fit_power_law
 from ._gamma import Estimate as Estimate
 from ._gamma import derived_error as derived_error
 from ._gamma import mean_error as mean_error
+from ._kernel import Ergodicity as Ergodicity
+from ._kernel import KernelAverages as KernelAverages
+from ._kernel import NullTested as NullTested
+from ._kernel import QuantileSpectra as QuantileSpectra
+from ._kernel import ergodicity as ergodicity
+from ._kernel import kernel_averages as kernel_averages
+from ._kernel import quantile_spectra as quantile_spectra
+from ._kernel import wasserstein as wasserstein
 from ._moments import covariance as covariance
 from ._moments import frequencies as frequencies
 from ._moments import lagged_covariance as lagged_covariance
@@ -17,3 +32,4 @@ from ._split import Split as Split
 from ._split import split_blocks as split_blocks
 from ._statistics import Statistics as Statistics
 from ._statistics import measure as measure
+from ._surrogates import surrogates as surrogates

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float
 
-from neurofield.recording._raster import Raster
+from neurofield.recording import Raster
 
 from ._blocks import flatten, pool
 from ._gamma import mean_error
