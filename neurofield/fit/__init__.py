@@ -8,6 +8,7 @@ from neurofield._results import is_successful as is_successful
 
 from ._fit import Fit as Fit
 from ._fit import FitError as FitError
+from ._minimise import minimise as minimise
 from ._parameter import AbstractParameter as AbstractParameter
 from ._parameter import Fixed as Fixed
 from ._parameter import Interval as Interval

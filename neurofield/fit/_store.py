@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import neurofield
+from neurofield import __version__
 from neurofield._files import atomic_write
 from neurofield._results import RESULTS
 from neurofield._types import PyTree
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str], like: PyTree = None) -> PyTree:
             return _rebuild(header["structure"], leaves)
     except (KeyError, TypeError, AttributeError, ImportError, IndexError) as error:
         raise ValueError(
-            f"{path} cannot be rebuilt by neurofield {neurofield.__version__} (it was written by "
+            f"{path} cannot be rebuilt by neurofield {__version__} (it was written by "
             f"{header['versions'].get('neurofield')}): {error!r}. Load it with that version."
         ) from error
     expected, treedef = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_outcome)
@@ -139,7 +139,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     packages = {name: metadata.version(name) for name in ("jax", "numpy", "equinox", "optax")}
     return {
-        "neurofield": neurofield.__version__,
+        "neurofield": __version__,
         "python": platform.python_version(),
         **packages,
     }
@@ -258,7 +258,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Callable[[str], np.ndarray]]:
     if header["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {header['format_version']}, this neurofield "
-            f"({neurofield.__version__}) reads version {FORMAT_VERSION}: it was written by "
+            f"({__version__}) reads version {FORMAT_VERSION}: it was written by "
             f"neurofield {header['versions'].get('neurofield')}, load it with that."
         )
     return header, read
