@@ -1,0 +1,9 @@
+"""Figures: each function draws on `ax` (or on new axes of its own) and returns it."""
+
+from ._matrices import correlations as correlations
+from ._matrices import couplings as couplings
+from ._raster import clock_time as clock_time
+from ._raster import raster as raster
+from ._scores import compare as compare
+from ._scores import history as history
+from ._scores import scores as scores
