@@ -1,5 +1,6 @@
 """A run that is killed or interrupted goes on from its checkpoint as if nothing had happened."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -182,3 +183,25 @@ def test_ctrl_c_without_throw_returns_the_fit_so_far(tmp_path):
     assert len(fit.history["loss"]) == fit.stats["num_steps"]
     assert (tmp_path / "x.npz").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    run = {"checkpoint": path, "checkpoint_every": 0.0}
+    real, calls = os.fsync, []
+
+    def fsync(descriptor):
+        calls.append(1)
+        if len(calls) > 2:  # the first checkpoint and its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.warns(RuntimeWarning, match=r"x\.npz: No space left .* last checkpoint is kept"):
+        fit = minimise(quartic, jnp.ones(2) * 3, **run)
+    assert fit.result == RESULTS.successful
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+    with pytest.raises(OSError, match="No space left"):
+        minimise(quartic, jnp.ones(2) * 3, checkpoint=tmp_path / "y.npz")
+    monkeypatch.undo()
+    same_fit(minimise(quartic, jnp.ones(2) * 3, resume=True, **run), fit)

@@ -6,8 +6,11 @@ This room knows no theory: it minimises a function of a pytree.
 from neurofield._results import RESULTS as RESULTS
 from neurofield._results import is_successful as is_successful
 
+from ._errors import Uncertainty as Uncertainty
+from ._errors import standard_errors as standard_errors
 from ._fit import Fit as Fit
 from ._fit import FitError as FitError
+from ._least_squares import least_squares as least_squares
 from ._minimise import minimise as minimise
 from ._parameter import AbstractParameter as AbstractParameter
 from ._parameter import Fixed as Fixed

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,9 @@ def minimise(
       `init_fn(key)` or from `params` plus standard normal noise in free coordinates, drawn with
       `restart_key`; the best is returned, all end losses are in `stats["restart_losses"]`.
     - `progress`: a bar with loss, rate and time left.
-    - `checkpoint`: a file, rewritten every `checkpoint_every` seconds, on Ctrl-C and at the end.
+    - `checkpoint`: a file, written after the first steps, every `checkpoint_every` seconds, on
+      Ctrl-C and at the end. If the first cannot be written the run stops with an `OSError`; later
+      ones (a disk that fills up) give a warning, and the last good one is kept.
       With `resume=True` a run goes on from it, if it is there, and ends bit for bit where an
       unbroken run would (same machine and versions); `max_steps` may be raised. Without
       `resume` an existing file is an error.
@@ -162,7 +165,7 @@ def minimise(
     if path is not None and path.exists():
         state, losses, scores = _resume(path, identity, problem, state)
 
-    saved, length, warm = time.monotonic(), 1, False
+    saved, length, warm = None, 1, False  # `saved`: when the last checkpoint was tried
     bar = tqdm(total=max_steps, initial=_step(state), disable=not progress, unit="step")
     with bar, _interruptible() as interrupted:
         while np.any(state.outcome == descent.RUNNING) and not interrupted.is_set():
@@ -177,18 +180,17 @@ def minimise(
             warm = True
             bar.set_postfix_str(f"loss {np.min(state.best_loss):.6g}", refresh=False)
             bar.update(_step(state) - step)
-            if path is not None and now - saved >= checkpoint_every:
-                _save(path, identity, state, losses, scores)
+            due = saved is None or now - saved >= checkpoint_every
+            if path is not None and due and _step(state) > 0:
+                _save(path, identity, state, losses, scores, must=saved is None)
                 saved = now
     fit = _finish(problem, state, losses, scores, settings | {"max_steps": max_steps})
     if int(fit.stats["num_steps"]) == 0 and fit.result == RESULTS.nonfinite:
         raise ValueError(f"The start is no good: {fit.provenance['failure']}")
-    if path is not None:
-        _save(path, identity, state, losses, scores)
+    kept = path is not None and _save(path, identity, state, losses, scores, must=False)
     if throw and fit.result == RESULTS.stopped:
-        advice = (
-            f"go on with checkpoint={str(path)!r}, resume=True" if path else "nothing was saved"
-        )
+        saved_at = f"go on with checkpoint={str(path)!r}, resume=True"
+        advice = saved_at if kept else "this state was not saved"
         raise KeyboardInterrupt(f"minimise stopped at step {_step(state)}; {advice}.")
     if throw and not fit.result == RESULTS.successful:
         raise FitError(_advice(fit, *tolerances), fit)
@@ -406,10 +408,25 @@ def _checkpoint_path(checkpoint: str | os.PathLike[str] | None, resume: bool) ->
 
 
 def _save(
-    path: Path, identity: dict[str, Any], state: State, losses: np.ndarray, scores: np.ndarray
-) -> None:
+    path: Path,
+    identity: dict[str, Any],
+    state: State,
+    losses: np.ndarray,
+    scores: np.ndarray,
+    *,
+    must: bool,
+) -> bool:
+    """Write a checkpoint; unless it `must` be written, a full disk does not end a good run."""
     tree = {"state": jax.tree.leaves(state), "losses": losses, "scores": scores}
-    save(path, tree, header={"checkpoint": identity}, overwrite=True)
+    try:
+        save(path, tree, header={"checkpoint": identity}, overwrite=True)
+    except OSError as error:
+        if must:
+            raise
+        message = f"{error}; the run goes on and the last checkpoint is kept."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return False
+    return True
 
 
 def _resume(

@@ -241,6 +241,11 @@ def log_det_jacobian(spec: PyTree, free: Free, params: PyTree) -> Float[Array, "
         return jnp.asarray(sum(parts.values()))
 
 
+def is_floating(leaf: PyTree) -> bool:
+    """Whether a leaf is a floating number or array, and so may be fitted."""
+    return eqx.is_inexact_array(leaf) or isinstance(leaf, float | complex)
+
+
 def _is_kind(x: PyTree) -> bool:
     return isinstance(x, AbstractParameter | Fixed | Shared)
 
