@@ -45,6 +45,7 @@ class Case:
     call: Callable[..., Any]
     wrt: tuple[int, ...]
     platforms: tuple[str, ...]
+    slow: bool
 
     @property
     def fn(self) -> Callable:
@@ -67,17 +68,18 @@ def by_position(fn, *args):
     return fn(*args)
 
 
-def case(name, *, call=by_position, wrt=(0,), platforms=PLATFORMS, **keywords):
+def case(name, *, call=by_position, wrt=(0,), platforms=PLATFORMS, slow=False, **keywords):
     """Enter a function by its public name; `name[variant]` where it has several entries.
 
     `wrt`: positions of the arguments to differentiate, `()` if the result is discrete.
     `call(fn, *args)`: how to call it where static things stand between the arguments.
-    `platforms`: where the function is meant to run. The rest are static keywords.
+    `platforms`: where the function is meant to run. `slow`: its checks run with the slow tests.
+    The rest are static keywords.
     """
 
     def enter(arguments):
         assert name not in CASES, f"{name} is entered twice"
-        CASES[name] = Case(name, arguments, keywords, call, wrt, platforms)
+        CASES[name] = Case(name, arguments, keywords, call, wrt, platforms, slow)
         return arguments
 
     return enter

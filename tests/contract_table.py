@@ -4,6 +4,7 @@ An entry is a decorated function that builds the arguments from `draw`, whose se
 tests choose; the values must differ with the seed and the shapes must not.
 """
 
+import jax
 import jax.numpy as jnp
 from contract_case import CASES as CASES
 from contract_case import case
@@ -16,10 +17,12 @@ from neurofield.recording import Raster
 # or fit with progress.
 HOST = {
     "fit.is_successful",
+    "fit.least_squares",
     "fit.load",
     "fit.minimise",
     "fit.read_header",
     "fit.save",
+    "fit.standard_errors",
     "lattice.fit",
     "lattice.goodness_of_fit",
     "lattice.raised_cosine",
@@ -31,6 +34,8 @@ HOST = {
     "recording.raster_bytes",
     "recording.read",
     "recording.to_xarray",
+    "statistics.avalanches",
+    "statistics.fit_power_law",
     "statistics.frequencies",
     "statistics.split_blocks",
 }
@@ -143,6 +148,34 @@ def _(draw):
 @case("statistics.measure", num_lags=2, segment_length=8, wrt=())
 def _(draw):
     return (Raster(draw.spikes(2, 3, 64), 0.02),)
+
+
+@case("statistics.kernel_averages", wrt=())
+@case("statistics.quantile_spectra", num_levels=5, wrt=())
+def _(draw):
+    return (Raster(draw.spikes(2, 3, 32), 0.02),)
+
+
+@case("statistics.surrogates[shift]", wrt=())
+@case("statistics.surrogates[jitter]", method="jitter", window=4, wrt=())
+@case("statistics.ergodicity", num_null=2, wrt=(), slow=True)
+def _(draw):
+    return draw.key(), Raster(draw.spikes(4, 3, 16), 0.02)
+
+
+@case("statistics.wasserstein", wrt=(0, 1))
+def _(draw):
+    return draw.normal(2, 9), draw.normal(2, 9)
+
+
+@case("statistics.borel_log_prob", wrt=(1,))
+def _(draw):
+    return jnp.arange(1, 5, dtype=draw.dtype), jax.nn.sigmoid(draw.normal(4))
+
+
+@case("statistics.branching_ratio", num_lags=4, num_blocks=4, wrt=())
+def _(draw):
+    return (jnp.cumsum(draw.normal(2, 64), axis=-1) / 8,)
 
 
 # --- lattice --------------------------------------------------------------------------------------

@@ -37,10 +37,13 @@ def test_the_table_names_only_public_functions():
     assert not entered & HOST
 
 
-each_case = pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
-differentiable = pytest.mark.parametrize(
-    "case", [c for c in CASES.values() if c.wrt], ids=lambda case: case.name
-)
+def parametrised(cases):
+    marked = [pytest.param(c, id=c.name, marks=[pytest.mark.slow] * c.slow) for c in cases]
+    return pytest.mark.parametrize("case", marked)
+
+
+each_case = parametrised(CASES.values())
+differentiable = parametrised(case for case in CASES.values() if case.wrt)
 
 
 def leaves(tree) -> list[np.ndarray]:
