@@ -225,3 +225,15 @@ def test_wrong_sizes_are_named(arguments):
     raster = Raster(np.zeros((3, 200)), BIN)
     with pytest.raises(ValueError, match="must be from"):
         statistics.measure(raster, **arguments)
+
+
+def test_to_xarray_names_every_axis():
+    pytest.importorskip("xarray")
+    raster = Raster(np.random.default_rng(8).random((2, 300)) < 0.3, BIN, labels=["a", "b"])
+    found = statistics.measure(raster, 4, segment_length=16)
+    data = statistics.to_xarray(found)
+    assert data.lagged.sel(neuron="b", neuron_from="a").values[2] == found.lagged[2, 1, 0]
+    np.testing.assert_allclose(data.lag, np.arange(4) * BIN)
+    assert data.spectrum_error.dims == ("frequency", "neuron", "neuron_from")
+    only_rate = statistics.to_xarray(statistics.Statistics(found.rate, BIN))
+    assert set(only_rate.data_vars) == {"rate"}

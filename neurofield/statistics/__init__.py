@@ -33,3 +33,4 @@ from ._split import split_blocks as split_blocks
 from ._statistics import Statistics as Statistics
 from ._statistics import measure as measure
 from ._surrogates import surrogates as surrogates
+from ._xarray import to_xarray as to_xarray

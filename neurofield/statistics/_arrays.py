@@ -11,6 +11,12 @@ def as_float(x: ArrayLike) -> Float[Array, "..."]:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
+def all_valid(*shape: int) -> Bool[Array, "..."]:
+    """A mask that leaves nothing out."""
+    # Behind a barrier, lest XLA spend seconds of compilation on scanning a constant.
+    return jax.lax.optimization_barrier(jnp.ones(shape, bool))
+
+
 def run_age(mask: Bool[Array, "*batch time"]) -> Int[Array, "*batch time"]:
     """How many bins of the same run of valid bins came before; -1 in an invalid bin.
 

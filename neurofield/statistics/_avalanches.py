@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from neurofield.recording import Raster
 
-from ._arrays import as_float, run_age
+from ._arrays import all_valid, as_float, run_age
 from ._resample import jackknife
 
 
@@ -194,7 +194,7 @@ def branching_ratio(
     """
     x = as_float(activity)
     num_bins = x.shape[-1]
-    valid = jnp.ones(x.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    valid = all_valid(*x.shape) if mask is None else jnp.asarray(mask, bool)
     if valid.shape != x.shape or not 2 <= num_lags < num_bins:
         raise ValueError(
             f"mask must have the shape of activity {x.shape}, got {valid.shape}, and num_lags be "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import as_float
+from ._arrays import all_valid, as_float
 
 
 class Pooled(NamedTuple):
@@ -67,5 +67,5 @@ def flatten(
         raise ValueError(f"mask must be [..., time] = {expected}, got {mask.shape}.")
     epochs = math.prod(batch)
     x = as_float(x).reshape(epochs, *x.shape[-2:])
-    valid = jnp.ones(expected, bool) if mask is None else jnp.asarray(mask, bool)
+    valid = all_valid(*expected) if mask is None else jnp.asarray(mask, bool)
     return x, valid.reshape(epochs, x.shape[-1])

@@ -14,7 +14,6 @@ from neurofield.recording import Raster
 from ._arrays import as_float
 from ._blocks import flatten
 from ._gamma import mean_error
-from ._moments import covariance
 from ._resample import jackknife
 
 
@@ -207,14 +206,17 @@ def _estimators(kernels: tuple[Array, Array]) -> Float[Array, "6"]:
     """The six estimators from `[kernel, half, neuron, time]` and `[kernel, half, time]`."""
     x, valid = kernels
     num_kernels, _, num_neurons, half = x.shape
-    rates = [
-        jnp.sum(x[:, h], axis=(0, 2)) / jnp.maximum(jnp.sum(valid[:, h], dtype=x.dtype), 1)
-        for h in (0, 1)
-    ]
+    # Sums over kernels for each half; x is zero in invalid bins.
+    size = jnp.sum(valid, axis=(0, 2), dtype=x.dtype)
+    first = jnp.sum(x, axis=(0, 3))
+    second = jnp.einsum("khit,khjt->hij", x, x, precision=jax.lax.Precision.HIGHEST)
+    halves = _covariance(second, first, size)
+    everything = _covariance(*(jnp.sum(s, axis=0, keepdims=True) for s in (second, first, size)))
+    rates = first / jnp.maximum(size, 1)[:, None]
     mean = jnp.sqrt(jnp.mean((rates[0] - rates[1]) ** 2))
-    difference = covariance(x[:, 0], valid[:, 0]) - covariance(x[:, 1], valid[:, 1])
-    norm = jnp.sqrt(jnp.sum(covariance(x, valid) ** 2))
-    correlation = jnp.sqrt(jnp.sum(difference**2)) / jnp.where(norm > 0, norm, 1)
+    norm = jnp.sqrt(jnp.sum(everything**2))
+    difference = jnp.sqrt(jnp.sum((halves[0] - halves[1]) ** 2))
+    correlation = difference / jnp.where(norm > 0, norm, 1)
     whole = jnp.moveaxis(x, 1, 2).reshape(num_kernels, num_neurons, 2 * half)
     known = valid.reshape(num_kernels, 2 * half)
     level = (jnp.arange(2 * half, dtype=x.dtype) + 0.5) / (2 * half)
@@ -235,6 +237,11 @@ def _estimators(kernels: tuple[Array, Array]) -> Float[Array, "6"]:
             jnp.mean(jnp.abs(column_spectra - mean_columns)),
         ]
     )
+
+
+def _covariance(second: Array, first: Array, size: Array) -> Array:
+    count = jnp.maximum(size, 1)[:, None, None]
+    return second / count - first[:, :, None] * first[:, None] / count**2
 
 
 def _mean_pairwise(spectra: Float[Array, "kernel level"]) -> Float[Array, ""]:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
+from neurofield._types import RealScalar
+
 from ._arrays import run_age
 from ._blocks import Pooled, flatten, pool
 
@@ -31,7 +33,7 @@ def lagged_covariance(
 
 def spectrum(
     x: ArrayLike,
-    bin_width: float,
+    bin_width: RealScalar,
     *,
     segment_length: int,
     mask: ArrayLike | None = None,
@@ -52,10 +54,11 @@ def spectrum(
     return pooled_spectrum(centred, valid, bin_width, segment_length, values.shape[-1]).value
 
 
-def frequencies(segment_length: int, bin_width: float) -> Float[Array, " F"]:
+def frequencies(segment_length: int, bin_width: RealScalar) -> Float[Array, " F"]:
     """The non-negative frequencies in hertz at which `spectrum` is given."""
-    count = segment_length // 2 + 1
-    return jnp.arange(count, dtype=jnp.result_type(float)) / (segment_length * bin_width)
+    dtype = jnp.result_type(float)
+    index = jnp.arange(segment_length // 2 + 1, dtype=dtype)
+    return index / (segment_length * jnp.asarray(bin_width, dtype))
 
 
 def centre(
@@ -110,7 +113,7 @@ def pooled_lagged(
 def pooled_spectrum(
     centred: Float[Array, "epoch K time"],
     valid: Bool[Array, "epoch time"],
-    bin_width: float,
+    bin_width: RealScalar,
     segment_length: int,
     block_bins: int,
 ) -> Pooled:
@@ -130,7 +133,7 @@ def pooled_spectrum(
     age = jnp.pad(run_age(valid), [(0, 0), (0, beyond)], constant_values=-1)
     phase = jnp.arange(segment_length, dtype=centred.dtype) * (2 * jnp.pi / segment_length)
     taper = 0.5 - 0.5 * jnp.cos(phase)
-    scale = bin_width / jnp.sum(taper**2)
+    scale = jnp.asarray(bin_width, centred.dtype) / jnp.sum(taper**2)
     frames = jnp.arange(per_block)[:, None] * hop + jnp.arange(segment_length)[None]
 
     def block(index: Array) -> tuple[Array, Array]:

@@ -15,8 +15,8 @@ class Split(eqx.Module):
 
     train: Raster
     test: Raster
-    train_covariates: Float[Array, "train covariate time"] | None = None
-    test_covariates: Float[Array, "test covariate time"] | None = None
+    train_covariates: Float[Array, "train covariate train_time"] | None = None
+    test_covariates: Float[Array, "test covariate test_time"] | None = None
 
 
 class _Block(NamedTuple):

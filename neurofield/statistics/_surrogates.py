@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 from neurofield._types import PRNGKey
 from neurofield.recording import Raster
 
-from ._arrays import run_age
+from ._arrays import all_valid, run_age
 
 
 def surrogates(
@@ -49,7 +49,7 @@ def surrogates(
         raise ValueError('method="jitter" needs window, a number of bins.')
     *batch, num_neurons, num_bins = raster.spikes.shape
     spikes = raster.spikes.reshape(math.prod(batch), num_neurons, num_bins)
-    mask = jnp.ones((*batch, num_bins), bool) if raster.mask is None else raster.mask
+    mask = all_valid(*batch, num_bins) if raster.mask is None else raster.mask
     mask = mask.reshape(math.prod(batch), num_bins)
     if method == "shift":
         result = _shift(key, spikes, mask)
