@@ -48,9 +48,9 @@ def atomic_write(
         else:
             _rename_new(temporary, target)
         _sync_folder(target.parent)
-    except FileExistsError as error:
-        raise FileExistsError(_exists_message(path)) from error
     except OSError as error:
+        if isinstance(error, FileExistsError) and target.exists():  # it appeared meanwhile
+            raise FileExistsError(_exists_message(path)) from error
         raise OSError(
             error.errno,
             f"could not write {path}: {error.strerror or error}. Nothing was changed there; free "

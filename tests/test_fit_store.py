@@ -245,6 +245,8 @@ def test_atomic_write(tmp_path):
     assert path.read_bytes() == b"newer"
     with pytest.raises(FileExistsError, match="not a regular file"):
         atomic_write("/dev/null", "x", overwrite=True)
+    with pytest.raises(OSError, match="could not write"):
+        atomic_write(path / "below.txt", "a file is no folder")
     with pytest.raises(KeyboardInterrupt):
         atomic_write(tmp_path / "b.txt", interrupt)
 

@@ -76,7 +76,8 @@ class Fit(eqx.Module):
         if "num_steps" in self.stats:
             steps = f" after {np.array2string(np.asarray(self.stats['num_steps']))} steps"
         outcome = RESULTS[self.result] or "converged"
-        return f"Fit of {type(self.value).__name__}: loss {loss}{steps}; {outcome}"
+        kind = "array" if eqx.is_array(self.value) else type(self.value).__name__
+        return f"Fit of {kind}: loss {loss}{steps}; {outcome}"
 
 
 def _as_array(x: ArrayLike) -> Any:

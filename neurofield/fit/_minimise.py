@@ -87,7 +87,8 @@ def minimise(
       `patience` of its evaluations without a new best, and the best parameters are returned.
     - `num_restarts`: runs at once by `vmap`, the first from `params`, the others from
       `init_fn(key)` or from `params` plus standard normal noise in free coordinates, drawn with
-      `restart_key`; the best is returned, all end losses are in `stats["restart_losses"]`.
+      `restart_key`; the best is returned, all end losses are in `stats["restart_losses"]`
+      (infinite where a run failed).
     - `progress`: a bar with loss, rate and time left.
     - `checkpoint`: a file, written after the first steps, every `checkpoint_every` seconds, on
       Ctrl-C and at the end. If the first cannot be written the run stops with an `OSError`; later
@@ -141,7 +142,7 @@ def minimise(
         held_out_every=jnp.asarray(held_out_every, jnp.int32),
     )
     if num_restarts > 1:
-        free = _starts(spec, params, free, num_restarts, init_fn, restart_key)
+        free = _starts(spec, free, num_restarts, init_fn, restart_key)
     state = _init(problem, free, num_restarts > 1)
     settings = {
         "method": "minimise",
@@ -171,8 +172,8 @@ def minimise(
         while np.any(state.outcome == descent.RUNNING) and not interrupted.is_set():
             began, step = time.monotonic(), _step(state)
             state, curves = _run(problem, state, jnp.asarray(step + length, jnp.int32))
-            new = _filled(curves)  # waits for the device
-            losses, scores = np.concatenate([losses, new[0]]), np.concatenate([scores, new[1]])
+            new_losses, new_scores = _filled(curves)  # waits for the device
+            losses, scores = _extend(losses, step, new_losses), _extend(scores, step, new_scores)
             now = time.monotonic()
             if warm:  # the first call compiles and says nothing about speed
                 wanted = length * _CHUNK_SECONDS / max(now - began, 1e-6)
@@ -226,7 +227,6 @@ def _default_optimiser(name: str) -> optax.GradientTransformationExtraArgs:
 
 def _starts(
     spec: PyTree,
-    params: PyTree,
     free: Free,
     num_restarts: int,
     init_fn: Callable[[PRNGKey], PyTree] | None,
@@ -247,7 +247,6 @@ def _starts(
     shapes = {tuple((k, x.shape, x.dtype) for k, x in sorted(start.items())) for start in starts}
     if len(shapes) > 1:
         raise ValueError("init_fn must return the structure, shapes and dtypes of params.")
-    del params
     return jax.tree.map(lambda *x: jnp.stack(x), *starts)
 
 
@@ -264,6 +263,15 @@ def _filled(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
         for x in (curves.loss, curves.held_out)
     )
     return loss, score
+
+
+def _extend(curve: np.ndarray, step: int, new: np.ndarray) -> np.ndarray:
+    """A curve `[evaluation, run]` with new rows from `step` on; NaN says nothing."""
+    rows = np.full((max(len(curve), step + len(new)), curve.shape[1]), np.nan)
+    rows[: len(curve)] = curve
+    # A run that resumes from its end evaluates its last point once more.
+    np.copyto(rows[step : step + len(new)], new, where=~np.isnan(new))
+    return rows
 
 
 def _finish(
@@ -456,9 +464,7 @@ def _resume(
             f"is {loss}. Data, model or start differ."
         )
     more = np.asarray((state.outcome == descent.MAX_STEPS) & (state.step < problem.max_steps))
-    if more.any():  # their last point is evaluated again
-        keep = np.arange(len(losses))[:, None] < np.atleast_1d(np.asarray(state.step) + ~more)
-        losses, scores = (np.where(keep, x, np.nan)[: _step(state)] for x in (losses, scores))
+    if more.any():
         outcome = jnp.where(more, descent.RUNNING, state.outcome).astype(jnp.int32)
         state = eqx.tree_at(lambda s: s.outcome, state, outcome)
     return state, losses, scores

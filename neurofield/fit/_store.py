@@ -255,9 +255,9 @@ def _open(path: Path) -> tuple[dict[str, Any], Callable[[str], np.ndarray]]:
         raise ValueError(f"{path} is damaged: its header is not JSON ({error}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not a file that neurofield.fit.save wrote.")
-    if header["format_version"] != FORMAT_VERSION:
+    if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {header['format_version']}, this neurofield "
+            f"{path} has format version {header.get('format_version')}, this neurofield "
             f"({__version__}) reads version {FORMAT_VERSION}: it was written by "
             f"neurofield {header['versions'].get('neurofield')}, load it with that."
         )
