@@ -6,7 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from neurofield._types import Arrayish, Covariates
 
 Basis = Literal["gas", "spin"]
 Boundary = Literal["open", "periodic"]
@@ -43,11 +46,11 @@ class Action(eqx.Module):
 
     def __init__(
         self,
-        field: ArrayLike,
-        space: ArrayLike | None = None,
-        history: ArrayLike | None = None,
-        transfer: ArrayLike | None = None,
-        stimulus: ArrayLike | None = None,
+        field: Arrayish,
+        space: Arrayish | None = None,
+        history: Arrayish | None = None,
+        transfer: Arrayish | None = None,
+        stimulus: Arrayish | None = None,
         *,
         basis: Basis = "gas",
     ):
@@ -101,9 +104,9 @@ class Kinetic(eqx.Module):
 
     def __init__(
         self,
-        field: ArrayLike,
-        weight: ArrayLike | None = None,
-        stimulus: ArrayLike | None = None,
+        field: Arrayish,
+        weight: Arrayish | None = None,
+        stimulus: Arrayish | None = None,
     ):
         """Couplings that are left out are zero. Raises `ValueError` for wrong shapes."""
         n = _num_neurons(field, (1,))
@@ -122,7 +125,7 @@ class Kinetic(eqx.Module):
         return self.weight.shape[-3]
 
 
-def field_at(model: Action | Kinetic, covariates: Array | None) -> Array:
+def field_at(model: Action | Kinetic, covariates: Covariates | None) -> Array:
     """The input of each neuron, `[N]`, or `[..., N, T]` where it depends on time."""
     num_covariates = model.stimulus.shape[-1]
     if num_covariates == 0:
@@ -139,7 +142,9 @@ def field_at(model: Action | Kinetic, covariates: Array | None) -> Array:
         )
     field = model.field if model.field.ndim == 2 else model.field[:, None]
     driven = jnp.matmul(
-        model.stimulus, covariates.astype(field.dtype), precision=jax.lax.Precision.HIGHEST
+        model.stimulus,
+        jnp.asarray(covariates).astype(field.dtype),
+        precision=jax.lax.Precision.HIGHEST,
     )
     return jnp.broadcast_to(field, driven.shape) + driven
 
@@ -221,18 +226,18 @@ def _steps_of(action: Action, num_steps: int | None) -> int:
     return num_steps
 
 
-def _num_neurons(field: ArrayLike, ndims: tuple[int, ...]) -> int:
-    shape = jnp.shape(field)
+def _num_neurons(field: Arrayish, ndims: tuple[int, ...]) -> int:
+    shape = np.shape(field)
     if len(shape) not in ndims:
         expected = "[N]" if ndims == (1,) else "[N] or [N, T]"
         raise ValueError(f"field must be {expected}, got shape {shape}.")
     return shape[0]
 
 
-def _arrays(**given: tuple[ArrayLike | None, tuple[int, ...] | None]) -> list[Array]:
+def _arrays(**given: tuple[Arrayish | None, tuple[int, ...] | None]) -> list[Array]:
     """Each as a floating array of one common dtype; a leading 0 in the shape is any count."""
     floats = [
-        jnp.asarray(value) for value, _ in given.values() if value is not None and jnp.ndim(value)
+        jnp.asarray(value) for value, _ in given.values() if value is not None and np.ndim(value)
     ]
     dtype = jnp.result_type(float) if not floats else _common_float([a.dtype for a in floats])
     out = []
@@ -255,14 +260,14 @@ def _common_float(dtypes: list) -> np.dtype:
 
 
 def _check_finite(name: str, array: Array) -> None:
-    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
+    if not isinstance(array, Tracer) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(f"{name} holds NaN or infinity.")
 
 
 def _check_values(action: Action) -> None:
     for name in ("field", "space", "history", "transfer", "stimulus"):
         _check_finite(name, getattr(action, name))
-    if not isinstance(action.space, jax.core.Tracer):
+    if not isinstance(action.space, Tracer):
         space = np.asarray(action.space)
         tolerance = 8 * np.finfo(space.dtype).eps * max(np.abs(space).max(initial=0.0), 1.0)
         if np.abs(space - space.T).max(initial=0.0) > tolerance:
@@ -272,7 +277,7 @@ def _check_values(action: Action) -> None:
         if np.diagonal(space).any():
             raise ValueError("space must have a zero diagonal: x_i^2 = x_i is part of field.")
     shared = min(action.history.shape[0], action.transfer.shape[0])
-    if isinstance(action.transfer, jax.core.Tracer):
+    if isinstance(action.transfer, Tracer):
         return
     if np.diagonal(np.asarray(action.transfer)[:shared], axis1=1, axis2=2).any():
         raise ValueError(

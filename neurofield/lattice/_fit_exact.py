@@ -1,6 +1,7 @@
 """Exact maximum likelihood of the stationary action (N <= 20, R <= 1)."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,6 +29,8 @@ def fit_exact(
     else:
         _check_extremes(target)
     num_neurons = target.field.shape[0]
+    if not pairwise and num_lags == 0:
+        return _independent(target)
     unbounded = l2 == 0 and not firth and _touches_boundary(target, pairwise)
     vector = functools.partial(_vector, pairwise=pairwise)
     shape = (num_neurons, num_lags, pairwise)
@@ -50,6 +53,17 @@ def fit_exact(
     return _action(optimum.value, *shape), _action(errors, *shape), optimum
 
 
+def _independent(target: Moments) -> tuple[Action, Action, Optimum]:
+    """Closed form: log-odds of the rates."""
+    rate, n = target.field, target.num_bins
+    entropy = -(jax.scipy.special.xlogy(rate, rate) + jax.scipy.special.xlog1py(1 - rate, -rate))
+    zero = jnp.zeros((), rate.dtype)
+    converged: Any = RESULTS.successful
+    optimum = Optimum(rate, n * jnp.sum(entropy), zero, jnp.int32(0), converged)
+    error = Action(1 / jnp.sqrt(n * rate * (1 - rate)))
+    return Action(jnp.log(rate) - jnp.log1p(-rate)), error, optimum
+
+
 @functools.partial(jax.jit, static_argnames=("shape", "max_steps"))
 def _solve(start, args, *, shape, max_steps):
     loss_fn = functools.partial(_loss, shape=shape)
@@ -61,11 +75,7 @@ def _solve(start, args, *, shape, max_steps):
         max_steps=max_steps,
         tolerance=default_tolerance(start.dtype),
     )
-    gradient = jax.grad(loss_fn)
-
-    def column(v):
-        return jax.jvp(lambda u: gradient(u, args), (optimum.value,), (v,))[1]
-
+    _, column = jax.linearize(lambda u: jax.grad(loss_fn)(u, args), optimum.value)
     # A few columns at a time: each holds vectors over all 2^N states.
     hessian = jax.lax.map(column, jnp.eye(start.shape[0], dtype=start.dtype), batch_size=8)
     variance = jnp.diagonal(jnp.linalg.inv(0.5 * (hessian + hessian.T)))

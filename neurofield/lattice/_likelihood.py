@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from neurofield._numerics import HIGHEST, softplus
-from neurofield._types import Mask, Spikes
+from neurofield._types import Covariates, Mask, Spikes
 from neurofield.lattice._action import Action, Kinetic, field_at, to_basis
 from neurofield.lattice._transfer import doob, log_partition_rate, state_index, stationary
 from neurofield.lattice._weight import local_field
@@ -15,7 +15,7 @@ def log_likelihood(
     spikes: Spikes,
     *,
     mask: Mask | None = None,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch"]:
     """Log-probability in nats of the bins of a raster given the bins before them.
 
@@ -34,7 +34,7 @@ def bin_log_likelihood(
     model: Action | Kinetic,
     spikes: Spikes,
     *,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch time"]:
     """log P(x(t) | x(t-1), ...) of every bin, in nats, summed over neurons; `[..., T]`.
 
@@ -72,7 +72,7 @@ def pseudo_log_likelihood(
     action: Action,
     spikes: Spikes,
     *,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch neuron time"]:
     """log P(x_i(t) | all other sites) of every site, in nats (Besag 1975).
 
@@ -86,7 +86,7 @@ def pseudo_log_likelihood(
 
 
 def logits(
-    model: Kinetic, spikes: Spikes, covariates: Float[Array, "*batch covariate time"] | None
+    model: Kinetic, spikes: Spikes, covariates: Covariates | None
 ) -> Float[Array, "*batch neuron step"]:
     """Log-odds of a spike in each bin that has its whole past: bins num_lags..T-1."""
     x = jnp.asarray(spikes)
@@ -110,7 +110,7 @@ def logits(
     return total
 
 
-def known_past(mask: Array, num_lags: int) -> Array:
+def known_past(mask: Mask, num_lags: int) -> Array:
     """Valid bins whose `num_lags` predecessors are valid too."""
     mask = jnp.asarray(mask)
     known = mask

@@ -1,6 +1,7 @@
 """Newton's method for convex losses: truncated (any size), and batched logistic regressions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -44,9 +45,10 @@ def truncated_newton(
     def step(state):
         value, _, _, count, _ = state
         loss, slope = value_and_grad(value, args)
-        product = lambda v: jax.jvp(lambda u: jax.grad(loss_fn)(u, args), (value,), (v,))[1]  # noqa: E731
+        # Linearised once, so that what does not depend on the direction is not solved anew.
+        _, product = jax.linearize(lambda u: jax.grad(loss_fn)(u, args), value)
         direction, _ = jax.scipy.sparse.linalg.cg(
-            product, -slope, M=lambda v: precondition(v, args), tol=1e-3, maxiter=200
+            product, -slope, M=lambda v: precondition(v, args), tol=1e-2, maxiter=200
         )
         gain = -jnp.dot(slope, direction, precision=HIGHEST)
         size, new_loss = _backtrack(lambda s: loss_fn(value + s * direction, args), loss, gain)
@@ -175,10 +177,8 @@ def _iterate(step: Callable, start: Array, max_steps: int, tolerance: float) -> 
     state = (start, infinity, infinity, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
     value, loss, decrement, count, stuck = jax.lax.while_loop(unfinished, step, state)
     converged = decrement <= tolerance
-    result = RESULTS.where(
-        converged,
-        RESULTS.successful,
-        RESULTS.where(stuck, RESULTS.stalled, RESULTS.nonlinear_max_steps_reached),
-    )
-    result = RESULTS.where(jnp.isfinite(loss), result, RESULTS.nonlinear_divergence)
+    codes: Any = RESULTS  # its inherited members confuse type checkers
+    unfinished_result = codes.where(stuck, codes.stalled, codes.nonlinear_max_steps_reached)
+    result = codes.where(converged, codes.successful, unfinished_result)
+    result = codes.where(jnp.isfinite(loss), result, codes.nonlinear_divergence)
     return Optimum(value, loss, decrement, count, result)

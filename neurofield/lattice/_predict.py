@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from neurofield._types import Spikes
+from neurofield._types import Covariates, Spikes
 from neurofield.lattice._action import Action, Kinetic, to_basis
 from neurofield.lattice._likelihood import logits
 from neurofield.lattice._transfer import (
@@ -22,7 +22,7 @@ def predict(
     model: Action | Kinetic,
     spikes: Spikes,
     *,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch neuron time"]:
     """P(x_i(t) = 1 | x(t-1), x(t-2), ...), the conditional intensity per bin.
 

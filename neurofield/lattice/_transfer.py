@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import HIGHEST, contract
+from neurofield._types import Spikes
 from neurofield.lattice._action import Action, Boundary, to_basis
 from neurofield.lattice._weight import check_boundary
 
@@ -42,7 +43,8 @@ def log_partition(action: Action, num_steps: int, boundary: Boundary = "open") -
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
     if action.num_lags == 0:
         # Without couplings in time the slices are independent.
-        energy = _energies(action.field.reshape(action.num_neurons, -1), action.space)
+        field = action.field.reshape(action.num_neurons, -1)
+        energy = _energies(field, action.space, action.basis)
         slices = jax.nn.logsumexp(energy, axis=0)
         return slices[0] * num_steps if action.field.ndim == 1 else jnp.sum(slices)
     if action.basis == "spin":
@@ -143,10 +145,10 @@ def states(num_neurons: int, dtype) -> Float[Array, "neuron state"]:
     return ((index[None, :] >> bits[:, None]) & 1).astype(dtype)
 
 
-def state_index(spikes: Array) -> Int[Array, "*batch time"]:
+def state_index(spikes: Spikes) -> Int[Array, "*batch time"]:
     """The number of each slice of `spikes[..., N, time]`."""
     n = spikes.shape[-2]
-    active = (spikes > 0).astype(jnp.int32)
+    active = (jnp.asarray(spikes) > 0).astype(jnp.int32)
     return sum(
         (active[..., i, :] << (n - 1 - i) for i in range(1, n)), active[..., 0, :] << (n - 1)
     )
@@ -175,9 +177,7 @@ def lag_blocks(history: Float[Array, "lag neuron"]) -> Float[Array, "neuron new 
     new, past = old[:, None, :], old[None, :, :]
     follows = (new[:, :, 1:] == past[:, :, :-1]).all(-1)
     both = (new[:, :, :1] * past).transpose(2, 0, 1)
-    exponent = jnp.einsum(
-        "ln,lab->nab", history, jnp.asarray(both, history.dtype), precision=HIGHEST
-    )
+    exponent = contract("ln,lab->nab", history, jnp.asarray(both, history.dtype))
     return jnp.where(follows, jnp.exp(exponent), 0.0)
 
 
@@ -195,7 +195,7 @@ def kronecker_apply(
             group = jnp.kron(group, blocks[i])
         rows = group.shape[0]
         v = v.reshape(done, rows, -1)
-        v = jnp.einsum("ab,xby->xay", group, v, precision=HIGHEST)
+        v = contract("ab,xby->xay", group, v)
         done *= rows
     return v.reshape(-1, *batch)
 
@@ -319,8 +319,9 @@ def dominant(
 
 @dominant.defjvp
 def _dominant_jvp(primals, tangents):
-    log_rate, vector = dominant(*primals)
-    peak = jax.lax.stop_gradient(jnp.max(primals[0]))
+    energy, history = primals
+    log_rate, vector = dominant(energy, history)
+    peak = jax.lax.stop_gradient(jnp.max(energy))
     relative = jnp.exp(peak - log_rate)
     varied = relative * jax.jvp(lambda e, b: _symmetric_apply(e, b, vector), primals, tangents)[1]
     d_log_rate = jnp.dot(vector, varied, precision=HIGHEST)
@@ -328,11 +329,16 @@ def _dominant_jvp(primals, tangents):
     # (1 - T/lambda) is singular along r alone; adding r r^T makes it positive definite.
     def deflated(v):
         along = jnp.dot(vector, v, precision=HIGHEST)
-        return v - relative * _symmetric_apply(*primals, v) + vector * along
+        return v - relative * _symmetric_apply(energy, history, v) + vector * along
 
     tolerance = 16 * float(jnp.finfo(vector.dtype).eps)
-    d_vector, _ = jax.scipy.sparse.linalg.cg(
-        deflated, varied - d_log_rate * vector, tol=tolerance, maxiter=500
+
+    def solve(operator, right):
+        return jax.scipy.sparse.linalg.cg(operator, right, tol=tolerance, maxiter=500)[0]
+
+    # Stated as a symmetric linear solve, because `cg` alone has no reverse mode inside a jvp rule.
+    d_vector = jax.lax.custom_linear_solve(
+        deflated, varied - d_log_rate * vector, solve, symmetric=True
     )
     return (log_rate, vector), (d_log_rate, d_vector)
 

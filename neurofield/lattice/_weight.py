@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from neurofield._numerics import HIGHEST, contract
-from neurofield._types import Spikes
+from neurofield._types import Covariates, Spikes
 from neurofield.lattice._action import Action, Boundary, field_at
 
 
@@ -13,7 +13,7 @@ def log_weight(
     spikes: Spikes,
     boundary: Boundary = "open",
     *,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch"]:
     """Log-weight of rasters, `Wt = -action` (equation in `Action`); nats, unnormalised.
 
@@ -48,7 +48,7 @@ def local_field(
     spikes: Spikes,
     boundary: Boundary = "open",
     *,
-    covariates: Float[Array, "*batch covariate time"] | None = None,
+    covariates: Covariates | None = None,
 ) -> Float[Array, "*batch neuron time"]:
     """Local field h_i(t), the derivative of the log-weight with respect to x_i(t).
 
