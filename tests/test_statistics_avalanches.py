@@ -1,5 +1,7 @@
 """Avalanches and branching ratios against branching processes with exact laws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,10 +62,15 @@ def test_galton_watson_sizes_follow_borel(mu):
     assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
 
 
-def sample_zeta(rng, exponent, x_min, count):
-    """Exact draws by inversion of a long table; the rest of the tail by its continuous limit."""
+@functools.cache
+def zeta_survival(exponent, x_min):
     x = np.arange(x_min, x_min + 200_000)
-    survival = scipy.special.zeta(exponent, x) / scipy.special.zeta(exponent, x_min)
+    return scipy.special.zeta(exponent, x) / scipy.special.zeta(exponent, x_min)
+
+
+def sample_zeta(rng, exponent, x_min, count):
+    """Exact draws by inversion of a table so long that no draw passes its end."""
+    survival = zeta_survival(exponent, x_min)
     return x_min + np.searchsorted(-survival, -rng.random(count), side="right") - 1
 
 

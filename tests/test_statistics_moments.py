@@ -69,6 +69,9 @@ def test_independent_bernoulli_neurons_give_normal_z_scores(shape):
     spikes = rng.random(shape) < p[:, None]
     found = statistics.measure(Raster(spikes, BIN), 12, segment_length=32)
     upper = np.triu_indices(8, 1)
+    active = np.ones(1)
+    for q in p:
+        active = np.convolve(active, [1 - q, q])
     # 64 (50) blocks: z is Student's t, whose variance is 1 + 2 / 62 (2 / 47).
     samples = {
         "rate": (found.rate - p / BIN) / found.rate_error,
@@ -77,6 +80,7 @@ def test_independent_bernoulli_neurons_give_normal_z_scores(shape):
             (found.covariance - np.diag(p * (1 - p))) / found.covariance_error
         ),
         "lagged": (found.lagged / found.lagged_error)[1:],
+        "count": ((found.population_count - active) / found.population_count_error)[:7],
     }
     for name, z in samples.items():
         z = np.asarray(z).ravel()

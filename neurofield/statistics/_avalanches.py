@@ -9,7 +9,6 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
-from scipy.stats import norm
 
 from neurofield.recording import Raster
 
@@ -156,9 +155,10 @@ def _lognormal_log_prob(tail: np.ndarray, x_min: int) -> np.ndarray:
 
     def log_prob(parameters: np.ndarray) -> np.ndarray:
         mu, sigma = parameters[0], np.exp(parameters[1])
-        upper, lower = norm.logsf((low - mu) / sigma), norm.logsf((high - mu) / sigma)
+        log_tail = lambda at: scipy.special.log_ndtr((mu - at) / sigma)  # noqa: E731
+        upper, lower = log_tail(low), log_tail(high)
         inside = upper + np.log(-np.expm1(np.minimum(lower - upper, -1e-300)))
-        return inside - norm.logsf((np.log(x_min - 0.5) - mu) / sigma)
+        return inside - log_tail(np.log(x_min - 0.5))
 
     def loss(parameters: np.ndarray) -> float:
         value = -float(counts @ log_prob(parameters)) / len(tail)
