@@ -47,7 +47,8 @@ def couplings(
 
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.88")
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
-    ax.figure.colorbar(image, ax=ax, label=unit, shrink=0.85, extend="both" if cut else "neither")
+    label = unit if error is None else f"{unit}   (dot: beyond 2 standard errors)"
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85, extend="both" if cut else "neither")
     if error is not None:
         sure = np.abs(values) > 2 * np.asarray(error)
         post, pre = np.nonzero(sure)

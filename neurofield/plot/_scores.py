@@ -19,8 +19,8 @@ def history(
 ) -> Axes:
     """Own-history couplings `[lag, neuron]` with one standard error.
 
-    One lag: a point a unit. Several: a line a unit over lags, in seconds' thousandths if
-    `bin_width` (seconds) is given.
+    One lag: a point a unit. Several: a line a unit over lags, in milliseconds if `bin_width`
+    (seconds) is given.
     """
     numbers = np.asarray(values, float)
     if numbers.ndim != 2 or not numbers.size:
@@ -69,15 +69,19 @@ def compare(
     bars = np.zeros_like(x) if error is None else np.asarray(error, float).ravel()
     bars = np.where(np.isfinite(bars), bars, 0.0)
     ax = axes_of(ax, (4.2, 4))
-    size = 5.0 if x.size <= 30 else 3.5 if x.size <= 300 else 2.0
+    size = 4.5 if x.size <= 30 else 3.5 if x.size <= 300 else 2.0
     ax.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)
     for index, (name, values) in enumerate(predicted.items()):
         y = np.asarray(values, float).ravel()
         if y.shape != x.shape:
             raise ValueError(f"{name} predicts {y.size} numbers, but {x.size} were measured.")
-        ax.errorbar(
-            x, y, xerr=bars, fmt=MARKERS[index % len(MARKERS)], ms=size, mew=0, lw=0.6,
-            color=COLOURS[index % len(COLOURS)], alpha=0.65, label=name,
+        colour = COLOURS[index % len(COLOURS)]
+        ax.errorbar(x, y, xerr=bars, fmt="none", ecolor=colour, alpha=0.3, lw=0.7)
+        # Open markers, the first the largest: theories that agree are seen one inside the other.
+        larger = 1 + 0.45 * (len(predicted) - 1 - index)
+        ax.plot(
+            x, y, MARKERS[index % len(MARKERS)], ms=size * larger, mfc="none", mec=colour, mew=0.9,
+            label=name,
         )  # fmt: skip
     if len(predicted) > 1:
         ax.legend(frameon=False, fontsize=8, loc="upper left")
@@ -102,7 +106,7 @@ def scores(
             color=colour,
         )  # fmt: skip
         ax.annotate(
-            f"{value:.3f} ± {error:.3f}", (value, row), xytext=(0, 7), textcoords="offset points",
+            f"{value:.3f} ± {error:.3f}".replace("-", "\N{MINUS SIGN}"), (value, row), xytext=(0, 7), textcoords="offset points",
             ha="center", fontsize=7.5, color=colour,
         )  # fmt: skip
     ax.set_yticks(range(len(values)), list(values))

@@ -1,0 +1,189 @@
+"""The commands, and how their errors reach the user. Nothing here imports jax at the top."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+import neurofield
+
+from ._config import FitConfig, read_toml
+from ._log import Log
+
+_flag = Parameter(negative=())
+Verbose = Annotated[bool, Parameter(alias="-v", negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
+
+
+def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill what the command line leaves open from the TOML file that it names."""
+    for argument in arguments:
+        if argument.name == "--config" and argument.tokens:
+            path = Path(argument.tokens[-1].value)
+            settings = read_toml(path)
+            ours = set(_SETTINGS) | {"source", "out"}
+            unknown = [key for key in settings if key.replace("-", "_") not in ours]
+            if unknown:
+                raise ValueError(
+                    f"{path} holds unknown keys {unknown}; known are "
+                    f"{sorted(key.replace('_', '-') for key in ours)}."
+                )
+            settings = {key.replace("_", "-"): value for key, value in settings.items()}
+            Dict(settings, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+
+
+_SETTINGS = tuple(FitConfig.__dataclass_fields__)
+
+app = App(
+    name="neurofield",
+    help="Fit field theories of neural activity to recordings.",
+    help_epilogue="Exit codes: 0 done; 1 the run failed (a fit did not converge, a file could not "
+    "be written); 2 wrong usage or unusable input; 130 interrupted.",
+    version=neurofield.__version__,
+    config=_config_file,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+@app.command
+def fit(
+    source: str,
+    config: FitConfig | None = None,
+    *,
+    out: Path | None = None,
+    overwrite: Annotated[bool, _flag] = False,
+    resume: Annotated[bool, _flag] = False,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Fit models to a recording and compare them on held-out blocks.
+
+    Writes the resolved configuration, each fit, the scores and the figures to a folder, and prints
+    a table. Computes in float64.
+
+    Parameters
+    ----------
+    source
+        head_direction (ships with the package), or the path of a recording: NWB, Phy/Kilosort,
+        .npz, .csv, and what Neo reads.
+    out
+        Folder for the results; by default neurofield-out/<name of the source>.
+    overwrite
+        Write into a folder that holds an earlier run.
+    resume
+        Go on in a folder with the same settings: models already fitted there are not refitted.
+    config_file
+        A TOML file of settings; options on the command line win over it.
+    json
+        Print one JSON object instead of the table.
+    quiet
+        No progress.
+    verbose
+        More progress, and tracebacks of errors.
+    """
+    from ._job import run_fit
+
+    del config_file  # _config_file has read it
+    log = Log(quiet=quiet, verbose=verbose)
+    return run_fit(
+        source, config or FitConfig(), out, overwrite=overwrite, resume=resume, json=json, log=log
+    )
+
+
+@app.command
+def info(
+    file: str,
+    *,
+    bin_width: float = 0.02,
+    time_unit: str | None = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Say what a recording holds: units, rates, epochs, covariates, and how fine bins must be.
+
+    Parameters
+    ----------
+    file
+        As for fit: head_direction or a path.
+    bin_width
+        Bin width in seconds of the raster whose size is told.
+    time_unit
+        Unit of the file's spike times: s, ms, us, or ticks per second as a number.
+    json
+        Print one JSON object.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._info import run_info
+
+    return run_info(file, bin_width, time_unit, json=json, log=Log(verbose=verbose))
+
+
+@app.command
+def doctor(*, json: Json = False, verbose: Verbose = False) -> int:
+    """Check the installation: versions, devices, precision, compilation cache, one known number.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._doctor import run_doctor
+
+    del verbose
+    return run_doctor(json=json)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command line (`sys.argv` by default) and return its exit code.
+
+    0 done; 1 the run failed; 2 wrong usage or unusable input; 130 interrupted. Expected errors
+    are one message on stderr, with the traceback only under -v.
+    """
+    tokens = sys.argv[1:] if tokens is None else list(tokens)
+    verbose = any(token in ("-v", "--verbose") for token in tokens)
+    return _guarded(lambda: app(tokens, exit_on_error=False, print_error=False), verbose)
+
+
+def _guarded(command: Callable[[], Any], verbose: bool) -> int:
+    try:
+        return int(command() or 0)
+    except CycloptsError as error:
+        return _complain(f"{error}  (neurofield --help lists commands and options.)", 2, verbose)
+    except KeyboardInterrupt:
+        return _complain(
+            "interrupted; models already fitted are in the out folder: --resume goes on.",
+            130,
+            False,
+        )
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError) as error:
+        return _complain(str(error), 2, verbose)
+    except OSError as error:
+        code = 2 if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR) else 1
+        return _complain(error.strerror or str(error), code, verbose)
+    except MemoryError as error:
+        return _complain(
+            f"out of memory ({error}); take fewer units, fewer epochs or wider bins.", 1, verbose
+        )
+
+
+def _complain(message: str, code: int, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    print(f"neurofield: error: {message}", file=sys.stderr)
+    return code
