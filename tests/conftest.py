@@ -17,4 +17,5 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 @pytest.fixture
 def getkey():
     """A source of fresh keys from a fixed seed: `getkey()` is new at every call."""
-    return eqxi.GetKey(2024)
+    legacy = eqxi.GetKey(2024)
+    return lambda: jax.random.wrap_key_data(legacy())

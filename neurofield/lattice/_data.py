@@ -2,10 +2,10 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from neurofield._numerics import contract
+from neurofield._types import Arrayish
 from neurofield.lattice._likelihood import known_past
 from neurofield.recording import Raster
 
@@ -27,7 +27,7 @@ class Moments(eqx.Module):
     num_bins: Float[Array, ""]
 
 
-def segments(raster: Raster, covariates: Array | np.ndarray | None = None) -> Segments:
+def segments(raster: Raster, covariates: Arrayish | None = None) -> Segments:
     """Host: checks that the raster is binary and that covariates lie on its bins."""
     spikes = raster.spikes.reshape(-1, *raster.spikes.shape[-2:])
     mask = raster.mask if raster.mask is not None else jnp.ones((1,), bool)

@@ -3,9 +3,10 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
 from neurofield._results import RESULTS, is_successful
+from neurofield._types import Arrayish
 from neurofield.fit import Fit, FitError
 from neurofield.lattice._data import segments
 from neurofield.lattice._fit_exact import fit_exact
@@ -25,7 +26,7 @@ def fit(
     num_lags: int = 1,
     num_transfer_lags: int = 0,
     basis: ArrayLike | None = None,
-    covariates: Array | None = None,
+    covariates: Arrayish | None = None,
     l2: float = 0.0,
     firth: bool = False,
     method: Literal["exact", "pseudolikelihood"] | None = None,

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy import stats
 
-from neurofield._types import PRNGKey
+from neurofield._types import Arrayish, PRNGKey
 from neurofield.lattice._action import Action, Kinetic
 from neurofield.lattice._data import segments
 from neurofield.lattice._predict import predict
@@ -32,7 +32,7 @@ def goodness_of_fit(
     model: Action | Kinetic,
     raster: Raster,
     *,
-    covariates: Array | None = None,
+    covariates: Arrayish | None = None,
 ) -> GoodnessOfFit:
     """Time-rescaling test of the conditional intensity (host function).
 

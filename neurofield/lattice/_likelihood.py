@@ -120,7 +120,7 @@ def known_past(mask: Mask, num_lags: int) -> Array:
     return known
 
 
-def _kinetic(model: Kinetic, spikes: Spikes, covariates: Array | None) -> Array:
+def _kinetic(model: Kinetic, spikes: Spikes, covariates: Covariates | None) -> Array:
     h = logits(model, spikes, covariates)
     x = jnp.asarray(spikes)[..., model.num_lags :].astype(h.dtype)
     return x * h - softplus(h)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from neurofield._types import Arrayish
 from neurofield.lattice._action import Action, Kinetic
 from neurofield.lattice._data import Segments, segments
 from neurofield.lattice._likelihood import bin_log_likelihood, known_past
@@ -34,7 +35,7 @@ def score(
     raster: Raster,
     *,
     reference: Action | None = None,
-    covariates: Array | None = None,
+    covariates: Arrayish | None = None,
     skip: int | None = None,
 ) -> Score:
     """Score a model on a raster (host function).
