@@ -21,4 +21,19 @@ def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 @softplus.defjvp
 def _softplus_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    return softplus(x), jax.nn.sigmoid(x) * dx
+    return softplus(x), logistic(x) * dx
+
+
+@jax.custom_jvp
+def logistic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 / (1 + exp(-x)) from the exponential that `softplus` takes too, which XLA then shares."""
+    small = jnp.exp(-jnp.abs(x))
+    return jnp.where(x > 0, 1, small) / (1 + small)
+
+
+@logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    # Differentiating |x| would be wrong at 0.
+    (x,), (dx,) = primals, tangents
+    y = logistic(x)
+    return y, y * (1 - y) * dx

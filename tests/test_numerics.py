@@ -1,0 +1,29 @@
+"""The numerical tools against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neurofield._numerics import logistic, softplus
+
+
+@pytest.mark.parametrize("x", [-800.0, -40.0, -1.5, 0.0, 1e-3, 2.0, 40.0, 800.0])
+def test_softplus_and_its_derivatives(x):
+    """f = log(1 + e^x): f' = p, f'' = p (1 - p), f''' = p (1 - p)(1 - 2 p), p = 1 / (1 + e^-x)."""
+    p, q = np.exp(-np.logaddexp(0, -x)), np.exp(-np.logaddexp(0, x))
+    fn = softplus
+    for order, expected in enumerate([np.logaddexp(0, x), p, p * q, p * q * (q - p)]):
+        # Few roundings; NumPy's route to p loses eps |x|, and 1 - p is rounded to eps absolutely.
+        eps = np.finfo(float).eps
+        atol = 2 * eps if order > 1 else 0
+        np.testing.assert_allclose(
+            fn(jnp.asarray(x)), expected, rtol=4 * eps * (1 + abs(x)), atol=atol
+        )
+        fn = jax.grad(fn)
+
+
+def test_logistic_is_the_sigmoid():
+    x = jnp.linspace(-30, 30, 101)
+    np.testing.assert_allclose(logistic(x), jax.nn.sigmoid(x), rtol=1e-15)
+    assert logistic(x.astype(jnp.float32)).dtype == jnp.float32
