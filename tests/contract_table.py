@@ -38,6 +38,7 @@ HOST = {
     "statistics.fit_power_law",
     "statistics.frequencies",
     "statistics.split_blocks",
+    "statistics.to_xarray",
 }
 
 
