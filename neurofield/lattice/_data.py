@@ -59,10 +59,10 @@ def segments(raster: Raster, covariates: Arrayish | None = None) -> Segments:
     return Segments(spikes, mask, covariates)
 
 
-def moments(data: Segments, num_lags: int, dtype) -> Moments:
+def moments(data: Segments, num_lags: int) -> Moments:
     """Mean of x_i, x_i x_j and x_i(t) x_i(t+l) over valid bins, and pairs of them."""
-    valid = data.mask.astype(dtype)
-    x = data.spikes.astype(dtype) * valid[:, None, :]
+    valid = data.mask.astype(float)
+    x = data.spikes.astype(float) * valid[:, None, :]
     num_bins = jnp.sum(valid)
     history = []
     for lag in range(1, num_lags + 1):
@@ -72,7 +72,7 @@ def moments(data: Segments, num_lags: int, dtype) -> Moments:
     return Moments(
         jnp.sum(x, axis=(0, 2)) / num_bins,
         contract("sit,sjt->ij", x, x) / num_bins,
-        jnp.stack(history) if history else jnp.zeros((0, x.shape[1]), dtype),
+        jnp.stack(history) if history else jnp.zeros((0, x.shape[1])),
         num_bins,
     )
 

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from neurofield._results import RESULTS, is_successful
 from neurofield._types import Arrayish
 from neurofield.fit import Fit, FitError
-from neurofield.lattice._data import segments
+from neurofield.lattice._data import Segments, segments
 from neurofield.lattice._fit_exact import fit_exact
 from neurofield.lattice._fit_kinetic import fit_kinetic
 from neurofield.lattice._fit_pseudo import fit_pseudo
@@ -57,7 +58,8 @@ def fit(
     **Returns** a `Fit`: `value` is an `Action` or `Kinetic`, `error` its standard errors from the
     Fisher information (penalty included; sandwich errors for the pseudo-likelihood, `None` beyond
     3000 parameters), `loss` the penalised minus log-likelihood in nats, `stats["num_bins"]` the
-    bins it sums over. An action's likelihood is that of a stretch of a stationary raster, per bin
+    bins it sums over. The work is done in float64 and returned in the default precision. An
+    action's likelihood is that of a stretch of a stationary raster, per bin
     theta.<statistics> - log lambda, up to its ends.
 
     **Raises** `ValueError` for bad arguments; `FitError` under `throw=True` when Newton's method
@@ -69,56 +71,47 @@ def fit(
         raise ValueError(f"l2 must not be negative, got {l2}.")
     if num_lags < 0 or num_transfer_lags < 0:
         raise ValueError(f"lags must not be negative, got {num_lags} and {num_transfer_lags}.")
-    data = segments(raster, covariates)
-    # Likelihoods are sums over many bins: the widest float that is switched on.
-    dtype = jnp.result_type(float)
+    if model == "kinetic" and method is not None:
+        raise ValueError("the kinetic model's likelihood is always exact: leave out method.")
+    if model != "kinetic" and basis is not None:
+        raise ValueError(f"basis belongs to model='kinetic', not {model!r}.")
     if model != "lattice" and num_transfer_lags:
         raise ValueError(f"num_transfer_lags belongs to model='lattice', not {model!r}.")
-    if model == "kinetic":
-        if method is not None:
-            raise ValueError("the kinetic model's likelihood is always exact: leave out method.")
-        value, error, optimum = fit_kinetic(
-            data, dtype, num_lags=num_lags, basis=basis, l2=l2, firth=firth, max_steps=max_steps
+    if model in ("independent", "pairwise"):
+        num_lags = 0
+    data = segments(raster, covariates)
+    exact = _exact_is_there(data, num_lags, num_transfer_lags)
+    if method is None:
+        method = "exact" if exact or model == "kinetic" else "pseudolikelihood"
+    if method == "pseudolikelihood" and firth:
+        raise ValueError("firth is not available for the pseudo-likelihood: use l2.")
+    if method == "exact" and not exact and model != "kinetic":
+        raise ValueError(
+            f"method='exact' needs N <= {MAX_EXACT_BITS}, num_lags <= 1, no directed couplings "
+            f"and no covariates; got N = {data.spikes.shape[1]}, num_lags = {num_lags}, "
+            f"num_transfer_lags = {num_transfer_lags}, covariates "
+            f"{'not ' if data.covariates is None else ''}given. Use method='pseudolikelihood'."
         )
-        estimator = "likelihood"
-    else:
-        if basis is not None:
-            raise ValueError(f"basis belongs to model='kinetic', not {model!r}.")
-        num_lags = num_lags if model == "lattice" else 0
+    dtype = jnp.result_type(float)
+    # Sums over 10^5 bins lose in float32 what the line search has to see.
+    with jax.enable_x64(True):
+        common = {"l2": l2, "max_steps": max_steps}
         pairwise = model != "independent"
-        if method is None:
-            method = (
-                "exact"
-                if _exact_is_there(data, num_lags, num_transfer_lags)
-                else ("pseudolikelihood")
-            )
-        if method == "exact":
-            _check_exact(data, num_lags, num_transfer_lags)
-            value, error, optimum = fit_exact(
+        if model == "kinetic":
+            found = fit_kinetic(data, num_lags=num_lags, basis=basis, firth=firth, **common)
+        elif method == "exact":
+            found = fit_exact(data, pairwise=pairwise, num_lags=num_lags, firth=firth, **common)
+        else:
+            found = fit_pseudo(
                 data,
-                dtype,
-                pairwise=pairwise,
-                num_lags=num_lags,
-                l2=l2,
-                firth=firth,
-                max_steps=max_steps,
-            )
-            estimator = "likelihood"
-        elif method == "pseudolikelihood":
-            if firth:
-                raise ValueError("firth is not available for the pseudo-likelihood: use l2.")
-            value, error, optimum = fit_pseudo(
-                data,
-                dtype,
                 pairwise=pairwise,
                 num_lags=num_lags,
                 num_transfer_lags=num_transfer_lags,
-                l2=l2,
-                max_steps=max_steps,
+                **common,
             )
-            estimator = "pseudolikelihood"
-        else:
-            raise ValueError(f"method must be 'exact' or 'pseudolikelihood', got {method!r}.")
+        value, error, optimum = jax.tree.map(
+            lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, found
+        )
     fitted = Fit(
         value,
         error=error,
@@ -131,7 +124,7 @@ def fit(
         },
         provenance={
             "model": model,
-            "estimator": estimator,
+            "estimator": "likelihood" if method == "exact" or model == "kinetic" else method,
             "l2": float(l2),
             "firth": bool(firth),
             "bin_width": raster.bin_width,
@@ -148,21 +141,10 @@ def fit(
     return fitted
 
 
-def _exact_is_there(data, num_lags: int, num_transfer_lags: int) -> bool:
+def _exact_is_there(data: Segments, num_lags: int, num_transfer_lags: int) -> bool:
     return (
         data.spikes.shape[1] <= MAX_EXACT_BITS
         and num_lags <= 1
         and num_transfer_lags == 0
         and data.covariates is None
     )
-
-
-def _check_exact(data, num_lags: int, num_transfer_lags: int) -> None:
-    if not _exact_is_there(data, num_lags, num_transfer_lags):
-        raise ValueError(
-            f"method='exact' needs N <= {MAX_EXACT_BITS}, num_lags <= 1, no directed couplings and "
-            f"no covariates; got N = {data.spikes.shape[1]}, num_lags = {num_lags}, "
-            f"num_transfer_lags = {num_transfer_lags}, covariates "
-            f"{'given' if data.covariates is not None else 'not given'}. "
-            "Use method='pseudolikelihood'."
-        )

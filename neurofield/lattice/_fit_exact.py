@@ -13,17 +13,17 @@ from neurofield._numerics import HIGHEST
 from neurofield._results import RESULTS
 from neurofield.lattice._action import Action
 from neurofield.lattice._data import Moments, Segments, moments
-from neurofield.lattice._newton import Optimum, default_tolerance, truncated_newton
-from neurofield.lattice._transfer import log_partition_rate
+from neurofield.lattice._newton import Optimum, truncated_newton
+from neurofield.lattice._transfer import unchecked_log_partition_rate
 
 _PRECONDITIONER_BINS = 20_000
 
 
 def fit_exact(
-    data: Segments, dtype, *, pairwise: bool, num_lags: int, l2: float, firth: bool, max_steps: int
+    data: Segments, *, pairwise: bool, num_lags: int, l2: float, firth: bool, max_steps: int
 ) -> tuple[Action, Action, Optimum]:
     """The fitted action, its standard errors, and how Newton's method ended."""
-    target = moments(data, num_lags, dtype)
+    target = moments(data, num_lags)
     if firth:
         target = _half_counts(target)
     else:
@@ -39,8 +39,8 @@ def fit_exact(
     args = (
         target,
         vector(target.field, target.space, target.history),
-        jnp.asarray(l2, dtype),
-        jnp.linalg.inv(_metric(data, target, pairwise, l2, dtype)),
+        jnp.asarray(l2, jnp.float64),
+        jnp.linalg.inv(_metric(data, target, pairwise, l2)),
     )
     optimum, errors = _solve(
         start,
@@ -73,7 +73,6 @@ def _solve(start, args, *, shape, max_steps):
         args,
         lambda v, a: jnp.matmul(a[3], v, precision=HIGHEST),
         max_steps=max_steps,
-        tolerance=default_tolerance(start.dtype),
     )
     _, column = jax.linearize(lambda u: jax.grad(loss_fn)(u, args), optimum.value)
     # A few columns at a time: each holds vectors over all 2^N states.
@@ -86,7 +85,7 @@ def _solve(start, args, *, shape, max_steps):
 def _loss(theta: Float[Array, " p"], args, *, shape) -> Float[Array, ""]:
     """Minus the log-likelihood in nats, with the penalty."""
     target, target_vector, l2, _ = args
-    rate = log_partition_rate(_action(theta, *shape)) - jnp.dot(
+    rate = unchecked_log_partition_rate(_action(theta, *shape)) - jnp.dot(
         theta, target_vector, precision=HIGHEST
     )
     couplings = theta[shape[0] :]
@@ -117,11 +116,11 @@ def _action(theta: Array, num_neurons: int, num_lags: int, pairwise: bool) -> Ac
     )
 
 
-def _metric(data: Segments, target: Moments, pairwise: bool, l2: float, dtype) -> Array:
+def _metric(data: Segments, target: Moments, pairwise: bool, l2: float) -> Array:
     """Nearly the Hessian: the empirical covariance of the statistics of single bins."""
     spikes = data.spikes.transpose(1, 0, 2).reshape(data.spikes.shape[1], -1)
     every = max(1, spikes.shape[1] // _PRECONDITIONER_BINS)
-    now, later = spikes[:, :-1:every].astype(dtype), spikes[:, 1::every].astype(dtype)
+    now, later = spikes[:, :-1:every].astype(float), spikes[:, 1::every].astype(float)
     rows, columns = np.triu_indices(spikes.shape[0], 1)
     features = [now]
     if pairwise:
@@ -130,7 +129,7 @@ def _metric(data: Segments, target: Moments, pairwise: bool, l2: float, dtype) -
     stacked = jnp.concatenate(features)
     stacked = stacked - jnp.mean(stacked, axis=1, keepdims=True)
     covariance = jnp.matmul(stacked, stacked.T, precision=HIGHEST) / stacked.shape[1]
-    ridge = jnp.full(stacked.shape[0], 1.0, dtype).at[spikes.shape[0] :].add(l2)
+    ridge = jnp.ones(stacked.shape[0]).at[spikes.shape[0] :].add(l2)
     return target.num_bins * covariance + jnp.diag(ridge)
 
 

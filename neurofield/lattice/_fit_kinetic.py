@@ -16,7 +16,6 @@ from neurofield.lattice._likelihood import known_past
 from neurofield.lattice._newton import (
     Optimum,
     Regression,
-    default_tolerance,
     regress,
     regression_information,
 )
@@ -47,7 +46,6 @@ def raised_cosine(
 
 def fit_kinetic(
     data: Segments,
-    dtype,
     *,
     num_lags: int,
     basis: ArrayLike | None,
@@ -56,11 +54,11 @@ def fit_kinetic(
     max_steps: int,
 ) -> tuple[Kinetic, Kinetic, Optimum]:
     """The fitted model, its standard errors, and how Newton's method ended."""
-    bumps = jnp.eye(num_lags, dtype=dtype) if basis is None else jnp.asarray(basis, dtype)
+    bumps = jnp.eye(num_lags) if basis is None else jnp.asarray(basis, jnp.float64)
     if bumps.ndim != 2 or bumps.shape[1] != num_lags:
         raise ValueError(f"basis must be [num_basis, num_lags = {num_lags}], got {bumps.shape}.")
     optimum, errors, flat = _solve(
-        data, bumps, jnp.asarray(l2, dtype), firth=firth, max_steps=max_steps
+        data, bumps, jnp.asarray(l2, jnp.float64), firth=firth, max_steps=max_steps
     )
     if bool(flat) and bool(optimum.result == RESULTS.successful):
         optimum = eqx.tree_at(lambda o: o.result, optimum, RESULTS.separation)
@@ -78,9 +76,7 @@ def _solve(data: Segments, bumps: Array, l2: Array, *, firth: bool, max_steps: i
     rate = jnp.clip(rate, floor, 1 - floor)
     start = jnp.zeros((problem.target.shape[0], problem.design.shape[0]), rate.dtype)
     start = start.at[:, 0].set(jnp.log(rate) - jnp.log1p(-rate))
-    optimum = regress(
-        problem, start, firth=firth, max_steps=max_steps, tolerance=default_tolerance(rate.dtype)
-    )
+    optimum = regress(problem, start, firth=firth, max_steps=max_steps)
     covariance = jnp.linalg.inv(regression_information(problem, optimum.value))
     variance = jnp.diagonal(covariance, axis1=1, axis2=2)
     num_neurons, num_basis = problem.target.shape[0], bumps.shape[0]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from neurofield._numerics import HIGHEST, contract, softplus
 from neurofield.lattice._action import Action
 from neurofield.lattice._data import Segments, interior
-from neurofield.lattice._newton import Optimum, default_tolerance, truncated_newton
+from neurofield.lattice._newton import Optimum, truncated_newton
 from neurofield.lattice._weight import local_field, shift
 
 # A dense Hessian for the errors: 3000 numbers are N = 76 neurons with one lag.
@@ -23,7 +23,6 @@ _SCORE_BLOCK = 64
 
 def fit_pseudo(
     data: Segments,
-    dtype,
     *,
     pairwise: bool,
     num_lags: int,
@@ -35,11 +34,11 @@ def fit_pseudo(
     n = data.spikes.shape[1]
     num_covariates = 0 if data.covariates is None else data.covariates.shape[1]
     layout = Layout(n, pairwise, num_lags, num_transfer_lags, num_covariates)
-    optimum = _solve(data, jnp.asarray(l2, dtype), layout=layout, max_steps=max_steps)
+    optimum = _solve(data, jnp.asarray(l2, jnp.float64), layout=layout, max_steps=max_steps)
     model = layout.action(optimum.value)
     if layout.num_parameters > MAX_ERROR_PARAMETERS:
         return model, None, optimum
-    errors = _errors(data, jnp.asarray(l2, dtype), optimum.value, layout=layout)
+    errors = _errors(data, jnp.asarray(l2, jnp.float64), optimum.value, layout=layout)
     return model, layout.action(errors), optimum
 
 
@@ -138,7 +137,6 @@ def _solve(data: Segments, l2: Array, *, layout: Layout, max_steps: int) -> Opti
         args,
         lambda v, a: v / a[2],
         max_steps=max_steps,
-        tolerance=default_tolerance(l2.dtype),
     )
 
 

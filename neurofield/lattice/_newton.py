@@ -22,9 +22,8 @@ class Optimum(eqx.Module):
     result: RESULTS
 
 
-def default_tolerance(dtype) -> float:
-    """Nats of log-likelihood still to be gained: far below one standard error's worth (1/2)."""
-    return 1e-4 if jnp.finfo(dtype).bits < 64 else 1e-9
+# Nats of log-likelihood still to be gained: far below one standard error's worth (1/2).
+TOLERANCE = 1e-9
 
 
 def truncated_newton(
@@ -34,11 +33,10 @@ def truncated_newton(
     precondition: Callable,
     *,
     max_steps: int,
-    tolerance: float,
 ) -> Optimum:
     """Minimise a convex `loss_fn(vector, args)` in nats; CG solves for each step.
 
-    Stops when the Newton decrement, the nats still to be gained, is below `tolerance`.
+    Stops when the Newton decrement, the nats still to be gained, is below `TOLERANCE`.
     """
     value_and_grad = jax.value_and_grad(loss_fn)
 
@@ -54,7 +52,7 @@ def truncated_newton(
         size, new_loss = _backtrack(lambda s: loss_fn(value + s * direction, args), loss, gain)
         return value + size * direction, new_loss, 0.5 * gain, count + 1, size == 0
 
-    return _iterate(step, start, max_steps, tolerance)
+    return _iterate(step, start, max_steps)
 
 
 class Regression(eqx.Module):
@@ -72,7 +70,6 @@ def regress(
     *,
     firth: bool,
     max_steps: int,
-    tolerance: float,
 ) -> Optimum:
     """Penalised maximum likelihood of all regressions at once, each with its own step size.
 
@@ -87,7 +84,7 @@ def regress(
         gain = -jnp.sum(slope * direction, axis=-1)
         along = lambda s: _regression_loss(problem, value + s[:, None] * direction, firth)  # noqa: E731
         size, new_loss = _backtrack(along, loss, gain)
-        stuck = jnp.any((size == 0) & (0.5 * gain > tolerance))
+        stuck = jnp.any((size == 0) & (0.5 * gain > TOLERANCE))
         return (
             value + size[:, None] * direction,
             jnp.sum(new_loss),
@@ -96,7 +93,7 @@ def regress(
             stuck,
         )
 
-    return _iterate(step, start, max_steps, tolerance)
+    return _iterate(step, start, max_steps)
 
 
 def regression_information(
@@ -168,15 +165,15 @@ def _backtrack(loss_at: Callable, loss: Array, gain: Array) -> tuple[Array, Arra
     return jnp.where(accepted, size, 0.0), jnp.where(accepted, trial, loss)
 
 
-def _iterate(step: Callable, start: Array, max_steps: int, tolerance: float) -> Optimum:
+def _iterate(step: Callable, start: Array, max_steps: int) -> Optimum:
     def unfinished(state):
         _, loss, decrement, count, stuck = state
-        return (count < max_steps) & ~stuck & (decrement > tolerance) & ~jnp.isnan(loss)
+        return (count < max_steps) & ~stuck & (decrement > TOLERANCE) & ~jnp.isnan(loss)
 
     infinity = jnp.full((), jnp.inf, start.dtype)
     state = (start, infinity, infinity, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
     value, loss, decrement, count, stuck = jax.lax.while_loop(unfinished, step, state)
-    converged = decrement <= tolerance
+    converged = decrement <= TOLERANCE
     codes: Any = RESULTS  # its inherited members confuse type checkers
     unfinished_result = codes.where(stuck, codes.stalled, codes.nonlinear_max_steps_reached)
     result = codes.where(converged, codes.successful, unfinished_result)

@@ -56,8 +56,6 @@ def score(
     if lags < model.num_lags:
         raise ValueError(f"skip = {lags} bins, but the model needs {model.num_lags} bins of past.")
     valid = known_past(data.mask, lags)
-    # The first bins of an unbroken raster are left out also where nothing is masked.
-    valid = valid & (jnp.arange(valid.shape[1])[None, :] >= lags)
     if not bool(jnp.any(valid)):
         raise ValueError(f"no valid bin has {lags} valid bins before it: nothing to score.")
     dtype = model.field.dtype

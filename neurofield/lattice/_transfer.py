@@ -74,6 +74,11 @@ def log_partition_rate(action: Action) -> Float[Array, ""]:
     if action.basis == "spin":
         gas, offset = to_basis(action, "gas", 1, "periodic")
         return log_partition_rate(gas) + offset
+    return _converged(unchecked_log_partition_rate(action))
+
+
+def unchecked_log_partition_rate(action: Action) -> Float[Array, ""]:
+    """As `log_partition_rate` of a stationary gas action, but NaN where it did not converge."""
     energy = state_energies(action)
     if action.history.shape[0] == 0:
         return jax.nn.logsumexp(energy)
@@ -88,6 +93,7 @@ def doob(action: Action) -> tuple[Float[Array, ""], Float[Array, " state"]]:
     """
     energy, history = state_energies(action), action.history[0]
     log_rate, vector = dominant(energy, history)
+    log_rate = _converged(log_rate)
     peak = jnp.max(energy)
     half = jnp.exp(0.5 * (energy - peak))
     # One more product: a sum of positive terms, accurate also where the eigenvector is tiny.
@@ -387,10 +393,14 @@ def _lanczos(apply, start: Float[Array, " state"]) -> tuple[Array, Array]:
     zero = jnp.zeros((), start.dtype)
     state = (start / jnp.linalg.norm(start), zero, zero + jnp.inf, 0)
     vector, value, residual, _ = jax.lax.while_loop(unfinished, sweep, state)
-    value = eqx.error_if(
-        value,
-        ~(residual < 1e4 * eps),
+    # NaN, so that a line search that went too far turns back; users get an error (`_converged`).
+    return jnp.where(residual < 1e4 * eps, value, jnp.nan), vector
+
+
+def _converged(log_rate: Float[Array, ""]) -> Float[Array, ""]:
+    return eqx.error_if(
+        log_rate,
+        jnp.isnan(log_rate),
         "The transfer matrix's largest eigenvalue did not converge: couplings are not finite, or "
         "so large that two states compete. Use smaller couplings, or float64.",
     )
-    return value, vector
