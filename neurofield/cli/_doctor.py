@@ -50,7 +50,7 @@ def _facts() -> dict[str, Any]:
         "memory_bytes": _memory(),
         "default_dtype": str(jax.numpy.zeros(()).dtype),
         "fit_dtype": "float64",
-        "compilation_cache": jax.config.jax_compilation_cache_dir,
+        "compilation_cache": jax.config.values["jax_compilation_cache_dir"],
         "check": _check(),
     }
 

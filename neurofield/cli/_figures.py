@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from neurofield import lattice, plot, recording, statistics
@@ -28,7 +29,7 @@ def draw(data: Data, rows: list[Row]) -> dict[str, bytes]:
 def _figures(data: Data, rows: list[Row]) -> Iterator[tuple[str, Any]]:
     from matplotlib.figure import Figure
 
-    def axes(columns: int, width: float, height: float, rows: int = 1) -> Any:
+    def axes(columns: int, width: float | int, height: float | int, rows: int = 1) -> Any:
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
@@ -116,8 +117,9 @@ def _statistics(axes: Any, data: Data, theories: dict[str, Row]) -> Any:
     """Rates, covariances and covariances at lag 1 of the test blocks against every theory's."""
     test = data.split.test
     measured = statistics.measure(test, 2)
+    predict = jax.jit(lattice.statistics, static_argnames=("bin_width", "num_lags"))
     predicted = {
-        name: lattice.statistics(row.fit.value, test.bin_width, num_lags=2)
+        name: predict(row.fit.value, bin_width=test.bin_width, num_lags=2)
         for name, row in theories.items()
     }
     above = np.triu_indices(test.num_neurons, 1)

@@ -15,7 +15,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 _MAX_LABELS = 30
 
 
-def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def axes_of(ax: Axes | None, size: tuple[float | int, float | int]) -> Axes:
     """`ax`, or the axes of a new pyplot figure of `size` inches."""
     if ax is not None:
         return ax

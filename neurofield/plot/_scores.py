@@ -91,7 +91,7 @@ def compare(
 
 
 def scores(
-    values: Mapping[str, tuple[float, float]],
+    values: Mapping[str, tuple[float | int, float | int]],
     ax: Axes | None = None,
     *,
     unit: str = "bits per bin",
@@ -105,9 +105,10 @@ def scores(
             value, row, xerr=error, fmt=MARKERS[row % len(MARKERS)], ms=6, lw=1.5, capsize=3,
             color=colour,
         )  # fmt: skip
+        number = f"{value:.3f} ± {error:.3f}".replace("-", "\N{MINUS SIGN}")
         ax.annotate(
-            f"{value:.3f} ± {error:.3f}".replace("-", "\N{MINUS SIGN}"), (value, row), xytext=(0, 7), textcoords="offset points",
-            ha="center", fontsize=7.5, color=colour,
+            number, (value, row), xytext=(0, 7), textcoords="offset points", ha="center",
+            fontsize=7.5, color=colour,
         )  # fmt: skip
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.5, -0.7)
