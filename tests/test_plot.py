@@ -44,7 +44,11 @@ def test_raster_of_populations_trials_and_masks(ax):
     mask = np.ones((3, 100), bool)
     mask[1, 60:] = False
     data = Raster(
-        spikes, 0.01, mask=mask, populations=np.array([0, 0, 1, 1]), population_names=("here", "there")
+        spikes,
+        0.01,
+        mask=mask,
+        populations=np.array([0, 0, 1, 1]),
+        population_names=("here", "there"),
     )
     plot.raster(data, ax, trial=1)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["here", "there"]
