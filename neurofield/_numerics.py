@@ -25,6 +25,26 @@ def _softplus_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+def sum_softplus(x: Float[Array, "*batch row column"]) -> Float[Array, "*batch column"]:
+    """Sum of `softplus` over the rows: sum log(1 + e) as the logarithm of a product.
+
+    One logarithm for 32 rows. The error is that of the sum, rows times the rounding of one.
+    """
+    small = jnp.exp(-jnp.abs(x))
+    total = jnp.sum(jnp.maximum(x, 0), axis=-2)
+    # Each factor is at most 2, so that 32 of them cannot overflow.
+    for begin in range(0, x.shape[-2], 32):
+        total = total + jnp.log(jnp.prod(1 + small[..., begin : begin + 32, :], axis=-2))
+    return total
+
+
+@sum_softplus.defjvp
+def _sum_softplus_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return sum_softplus(x), jnp.sum(logistic(x) * dx, axis=-2)
+
+
+@jax.custom_jvp
 def logistic(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1 / (1 + exp(-x)) from the exponential that `softplus` takes too, which XLA then shares."""
     small = jnp.exp(-jnp.abs(x))

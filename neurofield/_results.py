@@ -17,6 +17,3 @@ class RESULTS(optx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 def is_successful(result: RESULTS) -> bool:
     """Whether a concrete result code is `RESULTS.successful` (host only)."""
     return bool(result == RESULTS.successful)
-
-
-

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neurofield._numerics import logistic, softplus
+from neurofield._numerics import logistic, softplus, sum_softplus
 
 
 @pytest.mark.parametrize("x", [-800.0, -40.0, -1.5, 0.0, 1e-3, 2.0, 40.0, 800.0])
@@ -27,3 +27,16 @@ def test_logistic_is_the_sigmoid():
     x = jnp.linspace(-30, 30, 101)
     np.testing.assert_allclose(logistic(x), jax.nn.sigmoid(x), rtol=1e-15)
     assert logistic(x.astype(jnp.float32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("rows", [1, 32, 77])
+def test_sum_softplus_is_the_sum(rows):
+    x = jax.random.normal(jax.random.key(0), (2, rows, 5)) * 300
+    expected = np.logaddexp(0, x).sum(axis=-2)
+    np.testing.assert_allclose(sum_softplus(x), expected, rtol=1e-14)
+    slope = jax.grad(lambda y: jnp.sum(sum_softplus(y)))(x)
+    np.testing.assert_allclose(slope, jax.nn.sigmoid(x), rtol=1e-12)
+    # The largest product of factors, 2^32, is far from overflow also in float32.
+    np.testing.assert_allclose(
+        sum_softplus(jnp.zeros((rows, 1), jnp.float32)), rows * np.log(2), rtol=1e-6
+    )

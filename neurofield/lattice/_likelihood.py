@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from neurofield._numerics import HIGHEST, softplus
+from neurofield._numerics import HIGHEST, softplus, sum_softplus
 from neurofield._types import Covariates, Mask, Spikes
 from neurofield.lattice._action import Action, Kinetic, field_at, to_basis
 from neurofield.lattice._transfer import doob, log_partition_rate, state_index, stationary
@@ -26,7 +26,7 @@ def log_likelihood(
         per_bin = bin_log_likelihood(model, spikes, covariates=covariates)
         return jnp.sum(jnp.where(known_past(mask, model.num_lags), per_bin, 0.0), axis=-1)
     if isinstance(model, Kinetic):
-        return jnp.sum(_kinetic(model, spikes, covariates), axis=(-2, -1))
+        return jnp.sum(_kinetic(model, spikes, covariates), axis=-1)
     return jnp.sum(bin_log_likelihood(model, spikes, covariates=covariates), axis=-1)
 
 
@@ -45,7 +45,7 @@ def bin_log_likelihood(
     **Raises** `ValueError` for an `Action` that has no such solution.
     """
     if isinstance(model, Kinetic):
-        per_bin = jnp.sum(_kinetic(model, spikes, covariates), axis=-2)
+        per_bin = _kinetic(model, spikes, covariates)
         return jnp.pad(per_bin, [(0, 0)] * (per_bin.ndim - 1) + [(model.num_lags, 0)])
     if covariates is not None:
         raise ValueError(
@@ -120,7 +120,9 @@ def known_past(mask: Mask, num_lags: int) -> Array:
     return known
 
 
-def _kinetic(model: Kinetic, spikes: Spikes, covariates: Covariates | None) -> Array:
+def _kinetic(
+    model: Kinetic, spikes: Spikes, covariates: Covariates | None
+) -> Float[Array, "*batch step"]:
     h = logits(model, spikes, covariates)
     x = jnp.asarray(spikes)[..., model.num_lags :].astype(h.dtype)
-    return x * h - softplus(h)
+    return jnp.sum(x * h, axis=-2) - sum_softplus(h)
