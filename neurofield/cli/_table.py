@@ -2,56 +2,81 @@
 
 from typing import Any
 
-from ._models import Row
+from ._models import MAX_EXACT, Row
+
+# Left out in this order where the terminal is narrow; scores.csv holds them all.
+_OPTIONAL = ("KS", "params", "steps", "over row above", "seconds")
 
 
 def print_table(summary: dict[str, Any], rows: list[Row]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     pseudo = any(row.pseudo is not None for row in rows)
-    config = summary["config"]
+    columns = _columns(summary, rows, pseudo)
+    console = Console(highlight=False)
+    # A pipe has no width of its own.
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    # Measured against a wide console, since a table never asks for more than there is.
+    ruler = Console(width=1000)
+    for name in _OPTIONAL:
+        if ruler.measure(_table(summary, columns)).maximum > console.width:
+            del columns[name]
+    console.print(_table(summary, columns))
+    print(_legend(summary, rows, columns))
+
+
+def _columns(summary: dict[str, Any], rows: list[Row], pseudo: bool) -> dict[str, list[str]]:
+    def score(row: Row, name: str) -> str:
+        if row.score is None:
+            return "n/a"
+        value, error = getattr(row.score, name), getattr(row.score, f"{name}_error")
+        return _with_error(float(value), float(error))
+
+    name, small = "bits_per_spike", summary["num_units"] <= MAX_EXACT
+    columns = {
+        "model": [row.model for row in rows],
+        "params": [str(row.num_parameters) for row in rows],
+        "bits per bin": [score(row, "bits_per_bin") for row in rows],
+        "bits per spike": [
+            "0 (reference)" if small and row.model == "independent" else score(row, name)
+            for row in rows
+        ],
+        "over row above": ["" if row.step is None else _with_error(*row.step) for row in rows],
+        "pseudo bits/bin*": [
+            "n/a" if row.pseudo is None else _with_error(*row.pseudo) for row in rows
+        ],
+        "KS": ["n/a" if row.distance is None else f"{row.distance:.2f}" for row in rows],
+        "steps": [str(int(row.fit.stats["num_steps"])) for row in rows],
+        "seconds": [
+            f"({row.seconds:.1f})" if row.resumed else f"{row.seconds:.1f}" for row in rows
+        ],
+        "fit": ["ok" if row.result == "ok" else "failed" for row in rows],
+    }
+    if not pseudo:
+        del columns["pseudo bits/bin*"]
+    return columns
+
+
+def _table(summary: dict[str, Any], columns: dict[str, list[str]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
     table = Table(
         title=f"Held-out scores: {summary['num_units']} units, bins of "
-        f"{1e3 * config['bin_width']:g} ms",
+        f"{1e3 * summary['config']['bin_width']:g} ms",
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",
+        pad_edge=False,
     )
-    table.add_column("model", no_wrap=True)
-    for name in ("params", "bits per bin", "bits per spike", "over row above"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if pseudo:
-        table.add_column("pseudo bits/bin*", justify="right", no_wrap=True)
-    for name in ("KS", "steps", "seconds", "fit"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        s = row.score
-        cells = [row.model, str(row.num_parameters)]
-        cells += ["n/a", "n/a"] if s is None else [
-            _with_error(float(s.bits_per_bin), float(s.bits_per_bin_error)),
-            "0 (reference)"
-            if row.model == "independent"
-            else _with_error(float(s.bits_per_spike), float(s.bits_per_spike_error)),
-        ]  # fmt: skip
-        cells.append("" if row.step is None else _with_error(*row.step))
-        if pseudo:
-            cells.append("n/a" if row.pseudo is None else _with_error(*row.pseudo))
-        cells.append("n/a" if row.distance is None else f"{row.distance:.2f}")
-        seconds = f"({row.seconds:.1f})" if row.resumed else f"{row.seconds:.1f}"
-        cells += [str(int(row.fit.stats["num_steps"])), seconds]
-        cells.append("ok" if row.result == "ok" else "failed")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
-    console = Console(highlight=False)
-    # A pipe has no width of its own; rich's guess of 80 would cut the columns.
-    console.print(table) if console.is_terminal else Console(highlight=False, width=120).print(
-        table
-    )
-    print(_legend(summary, rows, pseudo))
+    return table
 
 
-def _legend(summary: dict[str, Any], rows: list[Row], pseudo: bool) -> str:
+def _legend(summary: dict[str, Any], rows: list[Row], columns: dict[str, list[str]]) -> str:
     config = summary["config"]
     scored = next((row.score for row in rows if row.score is not None), None)
     lines = []
@@ -60,22 +85,22 @@ def _legend(summary: dict[str, Any], rows: list[Row], pseudo: bool) -> str:
             f"Scored on {scored.num_bins} held-out bins with {scored.num_spikes} spikes; trained "
             f"on {summary['num_train_bins']} bins. Errors are one standard error."
         )
-    lines += [
-        "bits per bin: mean log2-likelihood of a bin given the past, summed over units.",
-        "bits per spike: gain over the independent model, divided by the spikes;",
-        "over row above: the same over the model above, with the error of that difference.",
-        "KS: time-rescaling distance from a perfect model, mean over units (0 is perfect).",
-        f"Penalty l2 = {config['l2']:g}" + (", Firth's penalty" if config["firth"] else "")
-        + "; seconds include compilation"
-        + (" (in brackets: of an earlier run)." if any(row.resumed for row in rows) else "."),
-    ]  # fmt: skip
+    explained = {
+        "bits per bin": "mean log2-likelihood of a bin given the past, summed over units",
+        "bits per spike": "gain over the independent model"
+        + ("" if summary["num_units"] <= MAX_EXACT else " of the held-out rates")
+        + ", divided by the spikes",
+        "over row above": "the same over the model above, with the error of that difference",
+        "KS": "time-rescaling distance from a perfect model, mean over units (0 is perfect)",
+        "pseudo bits/bin*": "log2 P(x_i | all other sites) summed over units; not a likelihood: it "
+        "sees the future and counts shared structure twice, so compare it in its column alone",
+    }
+    lines += [f"{name}: {text}." for name, text in explained.items() if name in columns]
+    resumed = " (in brackets: of an earlier run)" if any(row.resumed for row in rows) else ""
+    penalty = f"l2 = {config['l2']:g}" + (" and Firth's" if config["firth"] else "")
+    lines.append(f"Penalty: {penalty}. Seconds include compilation{resumed}.")
     if config["covariate"] is not None:
         lines.append(f"The kinetic model is driven by {config['covariate']}; the others are not.")
-    if pseudo:
-        lines.append(
-            "* log2 P(x_i | all other sites) summed over units: not a likelihood, since it sees "
-            "the future and counts shared structure twice. Compare it within its column alone."
-        )
     lines += [f"{row.why_no_score}." for row in rows if row.why_no_score]
     lines.append(f"Written to {summary['out']}: {', '.join(summary['files'])}")
     lines.append(f"{summary['seconds']:.0f} s in all.")
