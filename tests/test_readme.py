@@ -5,7 +5,7 @@ import shlex
 import tomllib
 
 import pytest
-from helpers import ROOT, python, rooms
+from helpers import ROOT, python
 
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,7 +29,6 @@ def test_command_is_one_line_that_needs_only_python_and_pip(command):
     assert set(",".join(extras).split(",")) - {""} <= PROJECT["optional-dependencies"].keys()
 
 
-@pytest.mark.skipif("cli" not in rooms(), reason="there is no command line yet")
 def test_main_job_is_a_command_that_exists():
     script, *arguments = shlex.split(COMMANDS["main job"].split("&&")[-1])
     name = script.removeprefix(".venv/bin/")
