@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-import neurofield
+from neurofield import __version__
 
 from ._config import FitConfig, read_toml
 from ._log import Log
@@ -45,9 +45,9 @@ app = App(
     help="Fit field theories of neural activity to recordings.",
     help_epilogue="Exit codes: 0 done; 1 the run failed (a fit did not converge, a file could not "
     "be written); 2 wrong usage or unusable input; 130 interrupted.",
-    version=neurofield.__version__,
+    version=__version__,
     config=_config_file,
-    help_format="plaintext",
+    help_format="markdown",
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
@@ -56,8 +56,8 @@ app = App(
 @app.command
 def fit(
     source: str,
-    config: FitConfig | None = None,
     *,
+    config: FitConfig | None = None,
     out: Path | None = None,
     overwrite: Annotated[bool, _flag] = False,
     resume: Annotated[bool, _flag] = False,

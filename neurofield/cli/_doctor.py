@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import neurofield
-from neurofield import lattice
+from neurofield import __version__, lattice
 
 _CORE = (
     "jax", "jaxlib", "equinox", "lineax", "optimistix", "optax", "jaxtyping", "numpy", "scipy",
@@ -37,7 +36,7 @@ def run_doctor(*, json: bool) -> int:
 def _facts() -> dict[str, Any]:
     devices = [{"platform": d.platform, "kind": d.device_kind, "id": d.id} for d in jax.devices()]
     return {
-        "neurofield": neurofield.__version__,
+        "neurofield": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "versions": {name: _version(name) for name in _CORE},

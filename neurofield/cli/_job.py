@@ -18,7 +18,7 @@ from neurofield.fit import is_successful
 from ._config import MODELS, FitConfig, read_toml, to_toml
 from ._data import Data, load_data, name_of, resolve
 from ._log import Log
-from ._models import Row, differences, find_fit, fit_model, fit_path, judge
+from ._models import MAX_EXACT, Row, any_pseudo, differences, find_fit, fit_model, fit_path, judge
 from ._table import print_table
 
 FIGURES = ("raster", "clock_time", "couplings", "statistics", "scores")
@@ -42,6 +42,7 @@ def run_fit(
     with computing_on(config.device), jax.enable_x64(True):
         log.step(f"reading {source}")
         data, config = load_data(source, config, log)
+        _check_fits(data, config)
         if resume:
             _check_resumable(out, config)
         log.step(
@@ -120,6 +121,20 @@ def _check(config: FitConfig, overwrite: bool, resume: bool) -> None:
         raise ValueError(f"--l2 must not be negative, got {config.l2}.")
     if not config.block_duration > 0:
         raise ValueError(f"--block-duration must be positive, got {config.block_duration} s.")
+
+
+def _check_fits(data: Data, config: FitConfig) -> None:
+    """What only the data can tell, before anything is written."""
+    if data.split.test.num_bins <= config.num_lags:
+        raise ValueError(
+            f"--num-lags {config.num_lags} leaves no bin to score in blocks of "
+            f"{data.split.test.num_bins} bins: use fewer lags or a longer --block-duration."
+        )
+    if config.firth and any_pseudo(data, config):
+        raise ValueError(
+            f"--firth is not available for the pseudo-likelihood that the pairwise and lattice "
+            f"models need beyond {MAX_EXACT} units or 1 lag: use --l2, or --models kinetic."
+        )
 
 
 def _check_out(out: Path, overwrite: bool, resume: bool) -> None:

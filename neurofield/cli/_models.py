@@ -170,7 +170,7 @@ def judge(
             f"({test.num_neurons} units, num-lags {config.num_lags}; exact up to {MAX_EXACT} units "
             "and 1 lag)"
         )
-    if isinstance(row.fit.value, lattice.Action) and _any_pseudo(data, config):
+    if isinstance(row.fit.value, lattice.Action) and any_pseudo(data, config):
         changes["pseudo"] = _pseudo_score(row.fit.value, data, config)
     return dataclasses.replace(row, **changes)
 
@@ -184,7 +184,8 @@ def _scoreable(row: Row) -> tuple[lattice.Action | lattice.Kinetic, bool]:
     return value, row.fit.provenance["estimator"] == "likelihood"
 
 
-def _any_pseudo(data: Data, config: FitConfig) -> bool:
+def any_pseudo(data: Data, config: FitConfig) -> bool:
+    """Whether an action of this run is fitted by pseudo-likelihood."""
     wide = data.split.test.num_neurons > MAX_EXACT or config.num_lags > 1
     return wide and any(model in ("pairwise", "lattice") for model in config.models)
 
