@@ -1,6 +1,7 @@
 """Estimators: closed forms, planted truth with calibrated errors, published fits."""
 
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -227,6 +228,17 @@ def test_covariates_of_the_kinetic_model():
     action = lattice.fit(Raster(x, 0.01), "pairwise", covariates=c)
     np.testing.assert_allclose(action.value.stimulus, found.value.stimulus, atol=0.01)
     assert abs(action.value.space[0, 1]) < 4 * action.error.space[0, 1]
+
+
+def test_neurons_are_fitted_in_groups_where_all_at_once_would_not_fit(monkeypatch):
+    raster = sample_kinetic(
+        lattice.Kinetic([-1.0, -2.0, -1.5], 0.5 * np.ones((2, 3, 3))), 2000, seed=2
+    )
+    at_once = lattice.fit(raster, "kinetic", num_lags=2)
+    monkeypatch.setattr(sys.modules["neurofield.lattice._fit_kinetic"], "_INFORMATION", 2 * 7**2)
+    grouped = lattice.fit(raster, "kinetic", num_lags=2)
+    for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(grouped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
 def test_a_basis_of_single_lags_changes_nothing():

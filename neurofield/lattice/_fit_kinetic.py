@@ -1,6 +1,7 @@
 """Maximum likelihood of the kinetic model: one logistic regression a neuron, all at once."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from neurofield._numerics import contract
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, is_successful
 from neurofield.lattice._action import Kinetic
 from neurofield.lattice._data import Segments
 from neurofield.lattice._likelihood import known_past
@@ -22,6 +23,8 @@ from neurofield.lattice._newton import (
 
 # Beyond this standard error (in log-odds) the likelihood is flat: a sign of separation.
 _SEPARATED = 100.0
+# Numbers in the information matrices that are held at once (256 MiB).
+_INFORMATION = 2**25
 
 
 def raised_cosine(
@@ -57,19 +60,53 @@ def fit_kinetic(
     bumps = jnp.eye(num_lags) if basis is None else jnp.asarray(basis, jnp.float64)
     if bumps.ndim != 2 or bumps.shape[1] != num_lags:
         raise ValueError(f"basis must be [num_basis, num_lags = {num_lags}], got {bumps.shape}.")
-    optimum, errors, flat = _solve(
-        data, bumps, jnp.asarray(l2, jnp.float64), firth=firth, max_steps=max_steps
-    )
-    if bool(flat) and bool(optimum.result == RESULTS.successful):
-        optimum = eqx.tree_at(lambda o: o.result, optimum, RESULTS.separation)
-    weight, stimulus = _split(optimum.value, bumps, data.spikes.shape[1])
+    num_neurons = data.spikes.shape[1]
+    num_features = 1 + bumps.shape[0] * num_neurons
+    if data.covariates is not None:
+        num_features += data.covariates.shape[1]
+    # The regressions are independent: as many at once as their information matrices fit.
+    group = max(1, _INFORMATION // num_features**2)
+    solved = [
+        _solve(
+            data,
+            bumps,
+            jnp.asarray(l2, jnp.float64),
+            jnp.arange(begin, min(begin + group, num_neurons)),
+            firth=firth,
+            max_steps=max_steps,
+        )
+        for begin in range(0, num_neurons, group)
+    ]
+    optima, errors, flat = zip(*solved, strict=True)
+    optimum = _together(optima, separated=any(bool(f) for f in flat))
+    weight, stimulus = _split(optimum.value, bumps, num_neurons)
     model = Kinetic(optimum.value[:, 0], weight, stimulus)
-    return model, eqx.tree_at(jax.tree.leaves, model, errors), optimum
+    field_error, weight_error, stimulus_error = zip(*errors, strict=True)
+    whole = [
+        jnp.concatenate(field_error),
+        jnp.concatenate(weight_error, axis=1),
+        jnp.concatenate(stimulus_error),
+    ]
+    return model, eqx.tree_at(jax.tree.leaves, model, whole), optimum
+
+
+def _together(optima: tuple[Optimum, ...], separated: bool) -> Optimum:
+    """One outcome of all groups: the first that is not a success."""
+    failed = [o.result for o in optima if not is_successful(o.result)]
+    success: Any = RESULTS.separation if separated else RESULTS.successful
+    return Optimum(
+        jnp.concatenate([o.value for o in optima]),
+        sum((o.loss for o in optima), jnp.zeros(())),
+        sum((o.decrement for o in optima), jnp.zeros(())),
+        jnp.max(jnp.stack([o.num_steps for o in optima])),
+        failed[0] if failed else success,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("firth", "max_steps"))
-def _solve(data: Segments, bumps: Array, l2: Array, *, firth: bool, max_steps: int):
+def _solve(data: Segments, bumps: Array, l2: Array, neurons: Array, *, firth: bool, max_steps: int):
     problem = _regression(data, bumps, l2)
+    problem = eqx.tree_at(lambda p: p.target, problem, problem.target[neurons])
     rate = contract("nt,t->n", problem.target, problem.weight) / jnp.sum(problem.weight)
     # A neuron without spikes starts at a finite log-odds; the errors tell that it has no maximum.
     floor = 0.5 / jnp.sum(problem.weight)
@@ -79,10 +116,10 @@ def _solve(data: Segments, bumps: Array, l2: Array, *, firth: bool, max_steps: i
     optimum = regress(problem, start, firth=firth, max_steps=max_steps)
     covariance = jnp.linalg.inv(regression_information(problem, optimum.value))
     variance = jnp.diagonal(covariance, axis1=1, axis2=2)
-    num_neurons, num_basis = problem.target.shape[0], bumps.shape[0]
+    num_neurons, num_basis = data.spikes.shape[1], bumps.shape[0]
     last = 1 + num_basis * num_neurons
     blocks = covariance[:, 1:last, 1:last].reshape(
-        num_neurons, num_basis, num_neurons, num_basis, num_neurons
+        neurons.shape[0], num_basis, num_neurons, num_basis, num_neurons
     )
     # weight_l = sum_b bump_bl coefficient_b: errors by the covariance of the coefficients.
     weight = contract("bl,cl,ibjcj->lij", bumps, bumps, blocks)
