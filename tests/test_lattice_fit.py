@@ -361,6 +361,24 @@ def test_score_of_the_independent_model_by_hand():
     assert best.num_spikes == x.sum()
 
 
+def test_score_leaves_out_the_bins_without_a_past():
+    """Model and reference are compared on the bins that both can predict."""
+    rng = np.random.default_rng(0)
+    raster = Raster(rng.random((2, 3, 200)) < 0.3, 0.01)
+    one = lattice.Kinetic(rng.normal(size=3), rng.normal(size=(1, 3, 3)))
+    three = lattice.Kinetic(rng.normal(size=3), rng.normal(size=(3, 3, 3)))
+    found = lattice.score(one, raster, reference=three)
+    assert found.num_bins == 2 * 197
+    nats = [np.asarray(lattice.bin_log_likelihood(m, raster.spikes))[:, 3:] for m in (one, three)]
+    spikes = np.asarray(raster.spikes)[..., 3:].sum()
+    np.testing.assert_allclose(found.bits_per_bin, nats[0].mean() / np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.bits_per_spike, (nats[0].sum() - nats[1].sum()) / np.log(2) / spikes, rtol=1e-12
+    )
+    with pytest.raises(ValueError, match="need 3 bins of past"):
+        lattice.score(one, raster, reference=three, skip=1)
+
+
 def test_goodness_of_fit_accepts_the_truth_and_rejects_a_wrong_model(getkey):
     truth = lattice.Kinetic([-1.0, -1.5], [[[-2.0, 0.8], [1.0, -1.0]], [[-1.0, 0], [0, 0.5]]])
     raster = sample_kinetic(truth, 20_000, seed=3)

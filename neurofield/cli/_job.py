@@ -18,7 +18,17 @@ from neurofield.fit import is_successful
 from ._config import MODELS, FitConfig, read_toml, to_toml
 from ._data import Data, load_data, name_of, resolve
 from ._log import Log
-from ._models import MAX_EXACT, Row, any_pseudo, differences, find_fit, fit_model, fit_path, judge
+from ._models import (
+    MAX_EXACT,
+    Row,
+    any_pseudo,
+    differences,
+    find_fit,
+    fit_model,
+    fit_path,
+    judge,
+    without_couplings,
+)
 from ._table import print_table
 
 FIGURES = ("raster", "clock_time", "couplings", "statistics", "scores")
@@ -163,7 +173,7 @@ def _rows(
     source: str, data: Data, config: FitConfig, out: Path, overwrite: bool, resume: bool, log: Log
 ) -> Iterator[Row]:
     # Bits per spike are a gain over it, whether or not it is in the table.
-    reference = lattice.fit(data.split.train, "independent").value
+    reference = without_couplings(lattice.fit(data.split.train, "independent").value)
     previous: Row | None = None
     for model in sorted(config.models, key=MODELS.index):
         path = fit_path(out, model)

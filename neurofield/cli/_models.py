@@ -138,7 +138,7 @@ def fit_model(
 
 
 def judge(
-    row: Row, reference: lattice.Action, previous: Row | None, data: Data, config: FitConfig
+    row: Row, reference: lattice.Kinetic, previous: Row | None, data: Data, config: FitConfig
 ) -> Row:
     """Score a fitted model on the test blocks, on the same bins as all the others."""
     test = data.split.test
@@ -147,17 +147,16 @@ def judge(
     changes: dict[str, Any] = {}
     if exact:
 
-        def score(reference: lattice.Action | None) -> lattice.Score:
+        def score(reference: lattice.Action | lattice.Kinetic) -> lattice.Score:
             return lattice.score(
                 model, test, covariates=covariates, reference=reference, skip=config.num_lags
             )
 
-        small = test.num_neurons <= MAX_EXACT
-        changes["score"] = score(reference if small else None)
-        if small and previous is not None and previous.score is not None:
+        changes["score"] = score(reference)
+        if previous is not None and previous.score is not None:
             # Both models see the same bins, so that their difference is known far better than
             # either score.
-            gain = score(previous.fit.value)
+            gain = score(_scoreable(previous)[0])
             changes["step"] = float(gain.bits_per_spike), float(gain.bits_per_spike_error)
         test_of_fit = lattice.goodness_of_fit(
             jax.random.key(config.seed), model, test, covariates=covariates
@@ -179,9 +178,13 @@ def _scoreable(row: Row) -> tuple[lattice.Action | lattice.Kinetic, bool]:
     """The model whose exact likelihood is to be scored, and whether there is one."""
     value = row.fit.value
     if row.model == "independent":
-        # A causal model without couplings is the same distribution, at any number of units.
-        return lattice.Kinetic(value.field), True
+        return without_couplings(value), True
     return value, row.fit.provenance["estimator"] == "likelihood"
+
+
+def without_couplings(action: lattice.Action) -> lattice.Kinetic:
+    """The independent model as a causal one: the same distribution, at any number of units."""
+    return lattice.Kinetic(action.field)
 
 
 def any_pseudo(data: Data, config: FitConfig) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._models import MAX_EXACT, Row
+from ._models import Row
 
 # Left out in this order where the terminal is narrow; scores.csv holds them all.
 _OPTIONAL = ("KS", "params", "steps", "over row above", "seconds")
@@ -32,13 +32,12 @@ def _columns(summary: dict[str, Any], rows: list[Row], pseudo: bool) -> dict[str
         value, error = getattr(row.score, name), getattr(row.score, f"{name}_error")
         return _with_error(float(value), float(error))
 
-    name, small = "bits_per_spike", summary["num_units"] <= MAX_EXACT
     columns = {
         "model": [row.model for row in rows],
         "params": [str(row.num_parameters) for row in rows],
         "bits per bin": [score(row, "bits_per_bin") for row in rows],
         "bits per spike": [
-            "0 (reference)" if small and row.model == "independent" else score(row, name)
+            "0 (reference)" if row.model == "independent" else score(row, "bits_per_spike")
             for row in rows
         ],
         "over row above": ["" if row.step is None else _with_error(*row.step) for row in rows],
@@ -87,9 +86,7 @@ def _legend(summary: dict[str, Any], rows: list[Row], columns: dict[str, list[st
         )
     explained = {
         "bits per bin": "mean log2-likelihood of a bin given the past, summed over units",
-        "bits per spike": "gain over the independent model"
-        + ("" if summary["num_units"] <= MAX_EXACT else " of the held-out rates")
-        + ", divided by the spikes",
+        "bits per spike": "gain over the independent model, divided by the spikes",
         "over row above": "the same over the model above, with the error of that difference",
         "KS": "time-rescaling distance from a perfect model, mean over units (0 is perfect)",
         "pseudo bits/bin*": "log2 P(x_i | all other sites) summed over units; not a likelihood: it "

@@ -42,7 +42,8 @@ def goodness_of_fit(
     Intervals that cross an invalid bin or the end of a segment are left out.
     """
     data = segments(raster, covariates)
-    intensity = np.asarray(predict(model, data.spikes, covariates=data.covariates), np.float64)
+    intensity = jax.jit(predict)(model, data.spikes, covariates=data.covariates)
+    intensity = np.asarray(intensity, np.float64)
     hazard = -np.log1p(-np.clip(intensity, 0.0, 1 - 1e-15))
     spikes, mask = np.asarray(data.spikes) > 0, np.asarray(data.mask)
     draws = np.asarray(jax.random.uniform(key, spikes.shape), np.float64)

@@ -34,7 +34,7 @@ def score(
     model: Action | Kinetic,
     raster: Raster,
     *,
-    reference: Action | None = None,
+    reference: Action | Kinetic | None = None,
     covariates: Arrayish | None = None,
     skip: int | None = None,
 ) -> Score:
@@ -45,24 +45,28 @@ def score(
     - `reference`: the model that `bits_per_spike` is a gain over, most often the independent model
       of the training data. By default the independent model of the scored raster itself, which
       knows its rates: a slightly harder reference.
-    - `skip`: bins left out at the start of every segment; at least `model.num_lags` (the default).
+    - `skip`: bins left out at the start of every segment; at least the range of the model and the
+      reference (the default).
       Give the largest range of the models to be compared, so that all are scored on the same bins.
 
     **Raises** `ValueError` where the model has no exact likelihood (an `Action` of more than 20
     neurons, with a range over 1, directed couplings or covariates).
     """
     data = segments(raster, covariates)
-    lags = model.num_lags if skip is None else skip
-    if lags < model.num_lags:
-        raise ValueError(f"skip = {lags} bins, but the model needs {model.num_lags} bins of past.")
+    needed = max(m.num_lags for m in (model, reference) if m is not None)
+    lags = needed if skip is None else skip
+    if lags < needed:
+        raise ValueError(f"skip = {lags} bins, but the models need {needed} bins of past.")
     valid = known_past(data.mask, lags)
     if not bool(jnp.any(valid)):
         raise ValueError(f"no valid bin has {lags} valid bins before it: nothing to score.")
     dtype = model.field.dtype
     nats = _per_bin(model, data, data.covariates)
-    base = (
-        _independent(data, valid, dtype) if reference is None else _per_bin(reference, data, None)
-    )
+    if reference is None:
+        base = _independent(data, valid, dtype)
+    else:
+        driven = reference.stimulus.shape[-1] > 0
+        base = _per_bin(reference, data, data.covariates if driven else None)
     spikes = jnp.sum(data.spikes, axis=1, dtype=jnp.int32).astype(dtype)
     series = jnp.stack([nats, base, spikes]) / np.log(2).astype(dtype)
     series = series.at[2].set(spikes)
