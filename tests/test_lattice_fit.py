@@ -171,6 +171,10 @@ def test_firth_is_half_a_count_in_every_cell():
         np.log(cell(1, 1) / cell(1, 0)) - np.log(cell(0, 1) / cell(0, 0)),
         atol=1e-5,
     )
+    alone = lattice.fit(Raster(x, 0.01), "independent", firth=True)
+    np.testing.assert_allclose(
+        alone.value.field[0], np.log((x.sum() + 0.5) / (400 - x.sum() + 0.5)), atol=1e-12
+    )
     pair = np.zeros((2, 400), np.uint8)
     pair[0, ::7], pair[1, 3::5] = 1, 1
     pair[1] &= 1 - pair[0]
@@ -304,6 +308,44 @@ def test_separation_is_an_error_that_names_the_cure(model):
     assert bool(lattice.fit(Raster(x, 0.01), model, l2=1.0).result == RESULTS.successful)
 
 
+@pytest.mark.parametrize("lags", [0, 2])
+def test_separation_under_the_pseudo_likelihood(lags):
+    """Never together, or never within two bins: minus infinity, not a number with an error."""
+    x = (np.random.default_rng(0).random((3, 2000)) < 0.1).astype(np.uint8)
+    if lags:
+        for t in range(1, 2000):
+            x[1, t] *= 1 - x[1, max(t - 2, 0) : t].max()
+    else:
+        x[1] *= 1 - x[0]
+    request = {"model": "lattice", "num_lags": lags, "method": "pseudolikelihood"}
+    with pytest.raises(FitError, match="firth=True or l2 > 0"):
+        lattice.fit(Raster(x, 0.01), **request)
+    found = lattice.fit(Raster(x, 0.01), **request, throw=False)
+    error = found.error.history[:, 1] if lags else found.error.space[0, 1]
+    assert np.isinf(error).all()
+    x[2] = 0
+    with pytest.raises(ValueError, match=r"neurons \[2\] fire in none"):
+        lattice.fit(Raster(x, 0.01), **request)
+
+
+@pytest.mark.parametrize("num_bins", [60, 300])
+def test_pseudo_likelihood_errors_of_short_data(num_bins):
+    """Bins are independent here, so that exact and sandwich errors estimate the same."""
+    x = np.random.default_rng(0).random((3, num_bins)) < 0.3
+    exact = lattice.fit(Raster(x, 0.01), "pairwise").error
+    pseudo = lattice.fit(Raster(x, 0.01), "pairwise", method="pseudolikelihood").error
+    # A standard error from about 30 blocks is known to 1 / sqrt(60) = 13 %, thrice that here.
+    np.testing.assert_allclose(pseudo.field, exact.field, rtol=0.4)
+
+
+def test_num_bins_are_those_of_the_likelihood():
+    x = np.random.default_rng(0).random((50, 2, 20)) < 0.2
+    count = lambda *a, **k: int(lattice.fit(Raster(x, 0.01), *a, **k).stats["num_bins"])  # noqa: E731
+    assert count("independent") == count("lattice") == 1000
+    assert count("kinetic", num_lags=5, l2=1.0) == 50 * 15
+    assert count("lattice", num_lags=3, l2=1.0) == 50 * 14
+
+
 def test_too_few_steps_are_reported():
     raster = sample_chain(random_action(13, 3), 2000, seed=1)
     stopped = lattice.fit(raster, "lattice", max_steps=1, throw=False)
@@ -386,6 +428,29 @@ def test_goodness_of_fit_accepts_the_truth_and_rejects_a_wrong_model(getkey):
     assert stats.combine_pvalues(right.p_value)[1] > 1e-3
     wrong = lattice.goodness_of_fit(getkey(), lattice.fit(raster, "independent").value, raster)
     assert wrong.p_value.max() < 1e-6
+
+
+def test_goodness_of_fit_is_fair_to_short_trials():
+    """Dropping intervals that trials cut would favour the short ones and reject the truth."""
+    model = lattice.Kinetic([np.log(0.02 / 0.98)])
+    p_values = []
+    for seed in range(12):
+        x = np.random.default_rng(seed).random((200, 1, 100)) < 0.02
+        found = lattice.goodness_of_fit(jax.random.key(seed), model, Raster(x, 0.02))
+        assert found.num_intervals[0] == x.sum() - 1
+        p_values.append(found.p_value[0])
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+def test_goodness_of_fit_leaves_out_bins_without_a_valid_past():
+    weight = np.zeros((10, 1, 1))
+    x, mask = np.zeros((1, 40), np.uint8), np.ones(40, bool)
+    mask[15:23] = False
+    x[0, [24, 27]] = 1
+    found = lattice.goodness_of_fit(
+        jax.random.key(0), lattice.Kinetic([0.0], weight), Raster(x, 0.01, mask=mask)
+    )
+    assert found.num_intervals[0] == 0
 
 
 # --- real and benchmark rasters -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from neurofield._numerics import contract
@@ -80,3 +81,33 @@ def moments(data: Segments, num_lags: int) -> Moments:
 def interior(mask: Array, num_lags: int) -> Array:
     """Valid bins with `num_lags` valid bins on either side."""
     return known_past(mask, num_lags) & known_past(mask[..., ::-1], num_lags)[..., ::-1]
+
+
+def check_extremes(target: Moments) -> None:
+    """Raises `ValueError` for neurons whose field has no finite estimate."""
+    extreme = np.flatnonzero((np.asarray(target.field) <= 0) | (np.asarray(target.field) >= 1))
+    if extreme.size:
+        raise ValueError(
+            f"neurons {extreme.tolist()} fire in none or in all of the bins: their field has no "
+            "finite estimate. Leave them out (units=...), or use firth=True."
+        )
+
+
+def touches_boundary(target: Moments, pairwise: bool) -> bool:
+    """Whether a 2 x 2 table of a coupling's two bins has an empty cell: no finite maximum."""
+    rate, space, history = (np.asarray(a) for a in (target.field, target.space, target.history))
+    n = rate.shape[0]
+    slack = 0.5 / float(target.num_bins)
+    tables = []
+    if pairwise:
+        i, j = np.triu_indices(n, 1)
+        tables.append((space[i, j], rate[i], rate[j]))
+    tables.extend((h, rate, rate) for h in history)
+    return any(
+        (
+            np.minimum.reduce([both, first - both, second - both, 1 - first - second + both])
+            < slack
+        ).any()
+        for both, first, second in tables
+        if both.size
+    )

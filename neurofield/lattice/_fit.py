@@ -9,10 +9,11 @@ from jaxtyping import ArrayLike
 from neurofield._results import RESULTS, is_successful
 from neurofield._types import Arrayish
 from neurofield.fit import Fit, FitError
-from neurofield.lattice._data import Segments, segments
+from neurofield.lattice._data import Segments, interior, segments
 from neurofield.lattice._fit_exact import fit_exact
 from neurofield.lattice._fit_kinetic import fit_kinetic
 from neurofield.lattice._fit_pseudo import fit_pseudo
+from neurofield.lattice._likelihood import known_past
 from neurofield.lattice._transfer import MAX_EXACT_BITS
 from neurofield.recording import Raster
 
@@ -51,7 +52,8 @@ def fit(
       of variance 1/l2. With a `basis` it acts on the coefficients.
     - `firth`: Firth's (1993) penalty, Jeffreys' prior, for histories or pairs that never occur
       and would send a coupling to minus infinity. For exactly fitted actions it is half a count
-      in each cell of every pair's 2 x 2 table. Not with pseudo-likelihood.
+      in each cell of every pair's 2 x 2 table (of every neuron's two, for "independent"). Not with
+      pseudo-likelihood.
     - `method`: "exact" or "pseudolikelihood" (Besag 1975) for actions; by default exact where it
       is available (N <= 20, `num_lags` <= 1, no covariates, no directed couplings).
 
@@ -60,7 +62,10 @@ def fit(
     3000 parameters), `loss` the penalised minus log-likelihood in nats, `stats["num_bins"]` the
     bins it sums over. The work is done in float64 and returned in the default precision. An
     action's likelihood is that of a stretch of a stationary raster, per bin
-    theta.<statistics> - log lambda, up to its ends.
+    theta.<statistics> - log lambda, up to its ends: segments should be long against the
+    correlation time (errors of histories are too small by 1.8 with 500 segments of 3 bins, right
+    with 40 of 40). "independent" and "pairwise" take bins as independent; where they are not, their
+    errors are too small.
 
     **Raises** `ValueError` for bad arguments; `FitError` under `throw=True` when Newton's method
     did not converge, or (`RESULTS.separation`) converged only because a flat likelihood ended it.
@@ -80,7 +85,7 @@ def fit(
     if model in ("independent", "pairwise"):
         num_lags = 0
     data = segments(raster, covariates)
-    exact = _exact_is_there(data, num_lags, num_transfer_lags)
+    exact = _exact_is_there(data, model, num_lags, num_transfer_lags)
     if method is None:
         method = "exact" if exact or model == "kinetic" else "pseudolikelihood"
     if method == "pseudolikelihood" and firth:
@@ -112,6 +117,12 @@ def fit(
         value, error, optimum = jax.tree.map(
             lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, found
         )
+    if model == "kinetic":
+        counted = known_past(data.mask, num_lags)
+    elif method == "exact":
+        counted = data.mask
+    else:
+        counted = interior(data.mask, max(num_lags, num_transfer_lags))
     fitted = Fit(
         value,
         error=error,
@@ -120,7 +131,7 @@ def fit(
         stats={
             "num_steps": optimum.num_steps,
             "decrement": optimum.decrement,
-            "num_bins": jnp.sum(data.mask),
+            "num_bins": jnp.sum(counted),
         },
         provenance={
             "model": model,
@@ -141,9 +152,9 @@ def fit(
     return fitted
 
 
-def _exact_is_there(data: Segments, num_lags: int, num_transfer_lags: int) -> bool:
+def _exact_is_there(data: Segments, model: Model, num_lags: int, num_transfer_lags: int) -> bool:
     return (
-        data.spikes.shape[1] <= MAX_EXACT_BITS
+        (data.spikes.shape[1] <= MAX_EXACT_BITS or model == "independent")
         and num_lags <= 1
         and num_transfer_lags == 0
         and data.covariates is None

@@ -12,7 +12,13 @@ from jaxtyping import Array, Float
 from neurofield._numerics import HIGHEST
 from neurofield._results import RESULTS
 from neurofield.lattice._action import Action
-from neurofield.lattice._data import Moments, Segments, moments
+from neurofield.lattice._data import (
+    Moments,
+    Segments,
+    check_extremes,
+    moments,
+    touches_boundary,
+)
 from neurofield.lattice._newton import Optimum, truncated_newton
 from neurofield.lattice._transfer import unchecked_log_partition_rate
 
@@ -24,14 +30,14 @@ def fit_exact(
 ) -> tuple[Action, Action, Optimum]:
     """The fitted action, its standard errors, and how Newton's method ended."""
     target = moments(data, num_lags)
-    if firth:
-        target = _half_counts(target)
-    else:
-        _check_extremes(target)
+    if not firth:
+        check_extremes(target)
     num_neurons = target.field.shape[0]
     if not pairwise and num_lags == 0:
-        return _independent(target)
-    unbounded = l2 == 0 and not firth and _touches_boundary(target, pairwise)
+        return _independent(target, firth)
+    if firth:
+        target = _half_counts(target)
+    unbounded = l2 == 0 and not firth and touches_boundary(target, pairwise)
     vector = functools.partial(_vector, pairwise=pairwise)
     shape = (num_neurons, num_lags, pairwise)
     start = jnp.zeros_like(vector(target.field, target.space, target.history))
@@ -53,9 +59,11 @@ def fit_exact(
     return _action(optimum.value, *shape), _action(errors, *shape), optimum
 
 
-def _independent(target: Moments) -> tuple[Action, Action, Optimum]:
-    """Closed form: log-odds of the rates."""
+def _independent(target: Moments, firth: bool) -> tuple[Action, Action, Optimum]:
+    """Closed form: log-odds of the rates, with half a spike and half a silence added by `firth`."""
     rate, n = target.field, target.num_bins
+    if firth:
+        rate, n = (n * rate + 0.5) / (n + 1), n + 1
     entropy = -(jax.scipy.special.xlogy(rate, rate) + jax.scipy.special.xlog1py(1 - rate, -rate))
     zero = jnp.zeros((), rate.dtype)
     converged: Any = RESULTS.successful
@@ -146,33 +154,4 @@ def _half_counts(target: Moments) -> Moments:
         blend(target.space, coins.astype(target.space.dtype)),
         blend(target.history, 0.25),
         n + 2,
-    )
-
-
-def _check_extremes(target: Moments) -> None:
-    extreme = np.flatnonzero((np.asarray(target.field) <= 0) | (np.asarray(target.field) >= 1))
-    if extreme.size:
-        raise ValueError(
-            f"neurons {extreme.tolist()} fire in none or in all of the bins: their field has no "
-            "finite estimate. Leave them out (units=...), or use firth=True."
-        )
-
-
-def _touches_boundary(target: Moments, pairwise: bool) -> bool:
-    """Whether a 2 x 2 table of a coupling's two bins has an empty cell: no finite maximum."""
-    rate, space, history = (np.asarray(a) for a in (target.field, target.space, target.history))
-    n = rate.shape[0]
-    slack = 0.5 / float(target.num_bins)
-    tables = []
-    if pairwise:
-        i, j = np.triu_indices(n, 1)
-        tables.append((space[i, j], rate[i], rate[j]))
-    tables.extend((h, rate, rate) for h in history)
-    return any(
-        (
-            np.minimum.reduce([both, first - both, second - both, 1 - first - second + both])
-            < slack
-        ).any()
-        for both, first, second in tables
-        if both.size
     )

@@ -15,14 +15,13 @@ from neurofield.lattice._action import Kinetic
 from neurofield.lattice._data import Segments
 from neurofield.lattice._likelihood import known_past
 from neurofield.lattice._newton import (
+    SEPARATED,
     Optimum,
     Regression,
     regress,
     regression_information,
 )
 
-# Beyond this standard error (in log-odds) the likelihood is flat: a sign of separation.
-_SEPARATED = 100.0
 # Numbers in the information matrices that are held at once (256 MiB).
 _INFORMATION = 2**25
 
@@ -124,7 +123,7 @@ def _solve(data: Segments, bumps: Array, l2: Array, neurons: Array, *, firth: bo
     # weight_l = sum_b bump_bl coefficient_b: errors by the covariance of the coefficients.
     weight = contract("bl,cl,ibjcj->lij", bumps, bumps, blocks)
     errors = [jnp.sqrt(v) for v in (variance[:, 0], weight, variance[:, last:])]
-    return optimum, errors, jnp.any(~(variance < _SEPARATED**2))
+    return optimum, errors, jnp.any(~(variance < SEPARATED**2))
 
 
 def _regression(data: Segments, bumps: Array, l2: Array) -> Regression:

@@ -9,9 +9,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from neurofield._numerics import HIGHEST, contract, softplus
+from neurofield._results import RESULTS, is_successful
 from neurofield.lattice._action import Action
-from neurofield.lattice._data import Segments, interior
-from neurofield.lattice._newton import Optimum, truncated_newton
+from neurofield.lattice._data import (
+    Segments,
+    check_extremes,
+    interior,
+    moments,
+    touches_boundary,
+)
+from neurofield.lattice._newton import SEPARATED, Optimum, truncated_newton
 from neurofield.lattice._weight import local_field, shift
 
 # A dense Hessian for the errors: 3000 numbers are N = 76 neurons with one lag.
@@ -19,6 +26,8 @@ MAX_ERROR_PARAMETERS = 3000
 # Bins whose scores are summed before their covariance is taken, so that neighbours' dependence
 # (a spike enters the scores of several bins) is in the errors.
 _SCORE_BLOCK = 64
+# Fewer blocks know their own covariance too badly; short data have shorter blocks.
+_MIN_BLOCKS = 32
 
 
 def fit_pseudo(
@@ -34,12 +43,21 @@ def fit_pseudo(
     n = data.spikes.shape[1]
     num_covariates = 0 if data.covariates is None else data.covariates.shape[1]
     layout = Layout(n, pairwise, num_lags, num_transfer_lags, num_covariates)
+    measured = moments(data, num_lags)
+    check_extremes(measured)
+    separated = l2 == 0 and touches_boundary(measured, pairwise)
     optimum = _solve(data, jnp.asarray(l2, jnp.float64), layout=layout, max_steps=max_steps)
     model = layout.action(optimum.value)
-    if layout.num_parameters > MAX_ERROR_PARAMETERS:
-        return model, None, optimum
-    errors = _errors(data, jnp.asarray(l2, jnp.float64), optimum.value, layout=layout)
-    return model, layout.action(errors), optimum
+    error = None
+    if layout.num_parameters <= MAX_ERROR_PARAMETERS:
+        block = max(layout.reach + 1, min(_SCORE_BLOCK, data.mask.size // _MIN_BLOCKS))
+        errors, flat = _errors(
+            data, jnp.asarray(l2, jnp.float64), optimum.value, layout=layout, block=block
+        )
+        error, separated = layout.action(errors), separated or bool(flat)
+    if separated and is_successful(optimum.result):
+        optimum = eqx.tree_at(lambda o: o.result, optimum, RESULTS.separation)
+    return model, error, optimum
 
 
 class Layout(eqx.Module):
@@ -50,6 +68,11 @@ class Layout(eqx.Module):
     num_lags: int = eqx.field(static=True)
     num_transfer_lags: int = eqx.field(static=True)
     num_covariates: int = eqx.field(static=True)
+
+    @property
+    def reach(self) -> int:
+        """Bins on either side that a site's conditional looks at."""
+        return max(self.num_lags, self.num_transfer_lags)
 
     @property
     def num_pairs(self) -> int:
@@ -123,7 +146,7 @@ class Layout(eqx.Module):
 
 @functools.partial(jax.jit, static_argnames=("layout", "max_steps"))
 def _solve(data: Segments, l2: Array, *, layout: Layout, max_steps: int) -> Optimum:
-    valid = interior(data.mask, max(layout.num_lags, layout.num_transfer_lags)).astype(l2.dtype)
+    valid = interior(data.mask, layout.reach).astype(l2.dtype)
     x = data.spikes.astype(l2.dtype) * data.mask[:, None].astype(l2.dtype)
     total = jnp.sum(valid)
     rate = contract("snt,st->n", x, valid) / total
@@ -166,16 +189,21 @@ def _curvature(layout: Layout, rate: Array, total: Array, l2: Array, data: Segme
     return total * jnp.concatenate(parts) + ridge + 1e-3
 
 
-@functools.partial(jax.jit, static_argnames="layout")
-def _errors(data: Segments, l2: Array, theta: Array, *, layout: Layout) -> Array:
-    """Sandwich errors H^-1 V H^-1 with V the covariance of block sums of the scores."""
+@functools.partial(jax.jit, static_argnames=("layout", "block"))
+def _errors(
+    data: Segments, l2: Array, theta: Array, *, layout: Layout, block: int
+) -> tuple[Array, Array]:
+    """Sandwich errors H^-1 V H^-1 with V the covariance of block sums of the scores.
+
+    Also whether the objective is flat along a parameter, whose error is then infinite: V vanishes
+    there with H and would not show it.
+    """
     p = layout.num_parameters
-    reach = max(layout.num_lags, layout.num_transfer_lags)
-    valid = interior(data.mask, reach).astype(theta.dtype)
+    valid = interior(data.mask, layout.reach).astype(theta.dtype)
     x = data.spikes.astype(theta.dtype) * data.mask[:, None].astype(theta.dtype)
     num_segments, _, num_steps = x.shape
-    num_blocks = -(-num_steps // _SCORE_BLOCK)
-    padding = num_blocks * _SCORE_BLOCK - num_steps
+    num_blocks = -(-num_steps // block)
+    padding = num_blocks * block - num_steps
     padded = jnp.concatenate([theta, jnp.zeros(1, theta.dtype)])
 
     def add(carry, neuron):
@@ -184,12 +212,12 @@ def _errors(data: Segments, l2: Array, theta: Array, *, layout: Layout) -> Array
         h = contract("f,sft->st", padded[index], z)
         mean = jax.nn.sigmoid(h)
         curvature = mean * (1 - mean) * valid
-        block = contract("sft,sgt->fg", z * curvature[:, None], z)
+        information = contract("sft,sgt->fg", z * curvature[:, None], z)
         residual = ((x[:, neuron] - mean) * valid)[:, None] * z
         residual = jnp.pad(residual, [(0, 0), (0, 0), (0, padding)])
-        sums = jnp.sum(residual.reshape(num_segments, -1, num_blocks, _SCORE_BLOCK), axis=-1)
+        sums = jnp.sum(residual.reshape(num_segments, -1, num_blocks, block), axis=-1)
         sums = sums.transpose(1, 0, 2).reshape(sums.shape[1], -1)
-        hessian = hessian.at[index[:, None], index[None, :]].add(block)
+        hessian = hessian.at[index[:, None], index[None, :]].add(information)
         return (hessian, scores.at[index].add(sums)), None
 
     empty = (
@@ -202,6 +230,11 @@ def _errors(data: Segments, l2: Array, theta: Array, *, layout: Layout) -> Array
     free = jnp.diagonal(hessian)[:p] > 0
     hessian = hessian[:p, :p] + jnp.diag(ridge + jnp.where(free, 0.0, 1.0))
     variance = jnp.matmul(scores[:p], scores[:p].T, precision=HIGHEST)
-    half = jnp.linalg.solve(hessian, variance)
-    sandwich = jnp.diagonal(jnp.linalg.solve(hessian, half.T))
-    return jnp.sqrt(jnp.maximum(sandwich, 0.0))
+    # The scores sum to zero at the optimum, which takes away one degree of freedom.
+    used = jnp.sum(jnp.any(scores != 0, axis=0), dtype=theta.dtype)
+    variance = variance * used / jnp.maximum(used - 1, 1)
+    inverse = jnp.linalg.inv(hessian)
+    flat = ~(jnp.diagonal(inverse) < SEPARATED**2)
+    sandwich = contract("ab,bc,ac->a", inverse, variance, inverse)
+    errors = jnp.where(flat, jnp.inf, jnp.sqrt(jnp.maximum(sandwich, 0.0)))
+    return errors, jnp.any(flat)

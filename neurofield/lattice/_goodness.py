@@ -9,6 +9,7 @@ from scipy import stats
 from neurofield._types import Arrayish, PRNGKey
 from neurofield.lattice._action import Action, Kinetic
 from neurofield.lattice._data import segments
+from neurofield.lattice._likelihood import known_past
 from neurofield.lattice._predict import predict
 from neurofield.recording import Raster
 
@@ -39,23 +40,23 @@ def goodness_of_fit(
     The interval between two spikes, measured in integrated hazard -log(1 - p), is exponential if
     the model is right. Bins are wide, so that the hazard spent within the spike's own bin is drawn
     from its exact law (Haslinger, Pipa and Brown 2010, eqs 12-13): `key` makes these draws.
-    Intervals that cross an invalid bin or the end of a segment are left out.
+    Bins without a valid past are left out and time runs on over them and from one segment to the
+    next: rescaled time has no memory, while dropping the intervals that a gap cuts would favour the
+    short ones.
     """
     data = segments(raster, covariates)
     intensity = jax.jit(predict)(model, data.spikes, covariates=data.covariates)
     intensity = np.asarray(intensity, np.float64)
     hazard = -np.log1p(-np.clip(intensity, 0.0, 1 - 1e-15))
-    spikes, mask = np.asarray(data.spikes) > 0, np.asarray(data.mask)
+    known = np.asarray(known_past(data.mask, model.num_lags))
+    spikes = np.asarray(data.spikes) > 0
     draws = np.asarray(jax.random.uniform(key, spikes.shape), np.float64)
-    rescaled = []
-    for neuron in range(spikes.shape[1]):
-        intervals = [
-            _intervals(
-                spikes[s, neuron], hazard[s, neuron], draws[s, neuron], mask[s], model.num_lags
-            )
-            for s in range(spikes.shape[0])
-        ]
-        rescaled.append(np.sort(-np.expm1(-np.concatenate(intervals))))
+    rescaled = [
+        np.sort(
+            -np.expm1(-_intervals(spikes[:, i][known], hazard[:, i][known], draws[:, i][known]))
+        )
+        for i in range(spikes.shape[1])
+    ]
     tests = [stats.kstest(u, "uniform") if u.size else None for u in rescaled]
     return GoodnessOfFit(
         np.array([0.0 if t is None else t.statistic for t in tests]),
@@ -65,20 +66,11 @@ def goodness_of_fit(
     )
 
 
-def _intervals(
-    spikes: np.ndarray, hazard: np.ndarray, draws: np.ndarray, mask: np.ndarray, num_lags: int
-) -> np.ndarray:
-    """Rescaled waiting times between successive spikes of one segment."""
-    valid = mask.copy()
-    valid[:num_lags] = False
-    at = np.flatnonzero(spikes & valid)
-    if at.size < 2:
-        return np.zeros(0)
+def _intervals(spikes: np.ndarray, hazard: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Rescaled waiting times between successive spikes of the bins that are known, in order."""
+    at = np.flatnonzero(spikes)
     spent = np.concatenate([[0.0], np.cumsum(hazard)])
-    broken = np.concatenate([[0], np.cumsum(~valid)])
     first, last = at[:-1], at[1:]
-    whole = broken[last] == broken[first]
-    first, last = first[whole], last[whole]
     # Silence of the bins in between, then the part of the last bin until its spike: given that
     # the bin holds one, its hazard is exponential cut off at the bin's own.
     silence = spent[last] - spent[first + 1]

@@ -22,6 +22,8 @@ class Optimum(eqx.Module):
     result: RESULTS
 
 
+# Beyond this standard error (in log-odds) the likelihood is flat: a sign of separation.
+SEPARATED = 100.0
 # Nats of log-likelihood still to be gained: far below one standard error's worth (1/2).
 TOLERANCE = 1e-9
 # Numbers held at once while the information is summed.

@@ -40,7 +40,7 @@ def predict(
         before = [(0, 0)] * (x.ndim - 1) + [(model.num_lags, 0)]
         if covariates is not None:
             ahead = [(0, 0)] * (covariates.ndim - 1) + [(model.num_lags, 0)]
-            covariates = jnp.pad(covariates, ahead)
+            covariates = jnp.pad(jnp.asarray(covariates), ahead)
         return jax.nn.sigmoid(logits(model, jnp.pad(x, before), covariates))
     if covariates is not None:
         raise ValueError("an Action with covariates has no stationary solution to predict from.")
