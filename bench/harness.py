@@ -163,13 +163,10 @@ def machine_limits(dtype: str, quick: bool) -> dict[str, float]:
 def environment() -> dict[str, Any]:
     import jax
 
-    names = ("neurofield", "jax", "jaxlib", "numpy", "scipy")
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"  # run from the checkout
+    import neurofield
+
+    versions = {"python": platform.python_version(), "neurofield": neurofield.__version__}
+    versions |= {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "scipy")}
     return {"device": jax.devices()[0].device_kind, "processor": processor(), "versions": versions}
 
 
