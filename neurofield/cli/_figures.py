@@ -10,7 +10,7 @@ import numpy as np
 from neurofield import lattice, plot, recording, statistics
 
 from ._data import Data
-from ._models import Row
+from ._models import MAX_EXACT, Row
 
 
 def draw(data: Data, rows: list[Row]) -> dict[str, bytes]:
@@ -109,8 +109,10 @@ def _panels(rows: list[Row]) -> Iterator[Any]:
 
 
 def _predicts(row: Row) -> bool:
+    value = row.fit.value
     exact = row.fit.provenance["estimator"] == "likelihood"
-    return row.result == "ok" and exact and isinstance(row.fit.value, lattice.Action)
+    small = isinstance(value, lattice.Action) and value.num_neurons <= MAX_EXACT
+    return row.result == "ok" and exact and small
 
 
 def _statistics(axes: Any, data: Data, theories: dict[str, Row]) -> Any:
