@@ -174,7 +174,7 @@ def _(draw):
     return jnp.arange(1, 5, dtype=draw.dtype), jax.nn.sigmoid(draw.normal(4))
 
 
-@case("statistics.branching_ratio", num_lags=4, num_blocks=4, wrt=())
+@case("statistics.branching_ratio", num_lags=4, num_blocks=4)
 def _(draw):
     return (jnp.cumsum(draw.normal(2, 64), axis=-1) / 8,)
 

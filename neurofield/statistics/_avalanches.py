@@ -191,6 +191,7 @@ def branching_ratio(
     (Wilting and Priesemann 2018, Nat. Commun. 9, 2325). For a stationary process, 0 < m < 1;
     `num_lags` should be a few times -1 / log m. No pair of bins crosses an epoch's end or an
     invalid bin. Errors: jackknife over `num_blocks` blocks of time (whole trials if more).
+    Gradients are those of the optimum (implicit function theorem).
     """
     x = as_float(activity)
     num_bins = x.shape[-1]
@@ -252,5 +253,13 @@ def _fit_geometric(slopes: Float[Array, " k"]) -> Float[Array, "2"]:
         return jnp.where(keep_left, low, left), jnp.where(keep_left, right, high)
 
     low, high = jax.lax.fori_loop(0, 40, shrink, bracket)
-    log_time = (low + high) / 2
+    # Golden section finds a minimum to the root of rounding, and has no derivative. Newton's steps
+    # from there have both, except at the ends of the range, where the ratio stays.
+    log_time = jax.lax.stop_gradient((low + high) / 2)
+    inside = (best > 0) & (best < 199)
+    for _ in range(2):
+        curvature = jax.grad(jax.grad(loss))(log_time)
+        usable = inside & (curvature > 0)
+        step = jax.grad(loss)(log_time) / jnp.where(usable, curvature, 1.0)
+        log_time = log_time - jnp.where(usable, step, 0.0)
     return jnp.stack([jnp.exp(-jnp.exp(-log_time)), amplitude(log_time)[0]])
