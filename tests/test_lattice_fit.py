@@ -14,6 +14,7 @@ from test_lattice_transfer import dense, random_action
 from neurofield import lattice, recording
 from neurofield._results import RESULTS
 from neurofield.fit import FitError
+from neurofield.lattice._newton import truncated_newton
 from neurofield.recording import Raster
 
 DATA = os.environ.get("NEUROFIELD_DATA")
@@ -352,6 +353,19 @@ def test_too_few_steps_are_reported():
     assert not bool(stopped.result == RESULTS.successful)
     with pytest.raises(FitError, match="nats still to be gained"):
         lattice.fit(raster, "lattice", max_steps=1)
+
+
+def test_a_direction_that_climbs_is_no_convergence():
+    """On a concave loss Newton's direction leads uphill: the decrement is negative."""
+    climbed = truncated_newton(
+        lambda v, _: -jnp.sum(v**2), jnp.ones(2), None, lambda v, _: v, max_steps=5
+    )
+    assert not bool(climbed.result == RESULTS.successful)
+
+
+def test_a_raster_without_spikes_has_no_bits_per_spike():
+    with pytest.raises(ValueError, match="hold no spike"):
+        lattice.score(lattice.Action([-2.0]), Raster(np.zeros((1, 50)), 0.01))
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,9 @@ def _iterate(step: Callable, start: Array, max_steps: int) -> Optimum:
     infinity = jnp.full((), jnp.inf, start.dtype)
     state = (start, infinity, infinity, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
     value, loss, decrement, count, stuck = jax.lax.while_loop(unfinished, step, state)
-    converged = decrement <= TOLERANCE
+    # A negative decrement, a direction that climbs, ends the loop too, and is no convergence.
+    converged = jnp.abs(decrement) <= TOLERANCE
+    stuck = stuck | (decrement < 0)
     codes: Any = RESULTS  # its inherited members confuse type checkers
     unfinished_result = codes.where(stuck, codes.stalled, codes.nonlinear_max_steps_reached)
     result = codes.where(converged, codes.successful, unfinished_result)

@@ -46,11 +46,12 @@ def score(
       of the training data. By default the independent model of the scored raster itself, which
       knows its rates: a slightly harder reference.
     - `skip`: bins left out at the start of every segment; at least the range of the model and the
-      reference (the default).
-      Give the largest range of the models to be compared, so that all are scored on the same bins.
+      reference (the default). Give the largest range of the models to be compared, so that all are
+      scored on the same bins.
 
     **Raises** `ValueError` where the model has no exact likelihood (an `Action` of more than 20
-    neurons, with a range over 1, directed couplings or covariates).
+    neurons, with a range over 1, directed couplings or covariates), and where no bin or no spike is
+    left to score.
     """
     data = segments(raster, covariates)
     needed = max(m.num_lags for m in (model, reference) if m is not None)
@@ -68,10 +69,12 @@ def score(
         driven = reference.stimulus.shape[-1] > 0
         base = _per_bin(reference, data, data.covariates if driven else None)
     spikes = jnp.sum(data.spikes, axis=1, dtype=jnp.int32).astype(dtype)
-    series = jnp.stack([nats, base, spikes]) / np.log(2).astype(dtype)
-    series = series.at[2].set(spikes)
-    full = bool(jnp.all(valid))
-    mask = None if full else valid
+    num_spikes = int(jnp.sum(jnp.where(valid, spikes, 0)))
+    if num_spikes == 0:
+        raise ValueError("the scored bins hold no spike: bits per spike have no meaning there.")
+    bit = np.log(2).astype(dtype)
+    series = jnp.stack([nats / bit, base / bit, spikes])
+    mask = None if bool(jnp.all(valid)) else valid
     per_bin = mean_error(series[0], mask)
     per_spike = derived_error(
         lambda means: (means[0] - means[1]) / means[2], series, mask, num_replica_axes=1
@@ -82,7 +85,7 @@ def score(
         float(per_spike.mean),
         float(per_spike.error),
         int(jnp.sum(valid)),
-        int(jnp.sum(jnp.where(valid, spikes, 0))),
+        num_spikes,
     )
 
 
