@@ -6,8 +6,11 @@ the ratio is of medians of CPU time (wall time on a GPU, where the host waits). 
 reported apart. The same run measures what the machine can do (copy bandwidth, matrix multiply), and
 `roofline_percent` is the share of the least possible time, at these rates, in the time taken.
 
-A case file builds its cases in a function and ends with `harness.main(cases)`; each case prints one
-JSON line. `--quick` shrinks the work, so that the tests can run every file.
+Random experiments agree in the mean, within their errors over seeds: a `Race` is one between
+neurofield and several peers, which may be processes of their own.
+
+A case file builds its cases in a function and ends with `harness.main(cases)`; each pair of sides
+prints one JSON line. `--quick` shrinks the work, so that the tests can run every file.
 """
 
 import argparse
@@ -48,8 +51,95 @@ class Case:
     flops: float = 0.0
     bytes: float = 0.0
 
+    def reports(self, limits: dict[str, float], quick: bool, device: str) -> list[dict[str, Any]]:
+        return [measure(self, limits, quick, device)]
 
-def main(cases: Callable[[bool], Iterator[Case]]) -> None:
+
+@dataclass(frozen=True)
+class Race:
+    """The same random experiment by neurofield and by its peers, once for each of `seeds`, in turn.
+
+    `ours(seed)` and each of `peers` return the seconds of the work alone, "cpu" and "wall", the
+    `quantities` to compare, and optionally "versions". Two sides agree if no quantity differs in a
+    Welch test, at 0.001 for all of them; `disagreement` is the largest t relative to its bound.
+    """
+
+    name: str
+    ours: Callable[[int], dict[str, Any]]
+    peers: dict[str, Callable[[int], dict[str, Any]]]
+    quantities: tuple[str, ...]
+    seeds: range
+    dtype: str
+    unit: str
+
+    def reports(
+        self, limits: dict[str, float], quick: bool, device: str
+    ) -> Iterator[dict[str, Any]]:
+        start = time.perf_counter()
+        self.ours(self.seeds.stop)
+        first = time.perf_counter() - start
+        sides = {"ours": self.ours, **self.peers}
+        runs = {side: [] for side in sides}
+        elapsed = []
+        for seed in self.seeds:
+            for side, run in sides.items():
+                start = time.perf_counter()
+                runs[side].append(run(seed))
+                if side == "ours":
+                    elapsed.append(time.perf_counter() - start)
+        clock = "cpu" if device == "cpu" else "wall"
+        median = {
+            side: {c: statistics.median(r[c] for r in done) for c in ("cpu", "wall")}
+            for side, done in runs.items()
+        }
+        found = {side: self.measured(done) for side, done in runs.items()}
+        for peer in self.peers:
+            disagreement = self.disagreement(found["ours"], found[peer])
+            report = environment()
+            report["versions"] |= runs[peer][0].get("versions", {})
+            yield {
+                "case": self.name,
+                "dtype": self.dtype,
+                "peer": peer,
+                "agrees": disagreement <= 1,  # False for NaN
+                "disagreement": disagreement,
+                "tolerance": 1.0,
+                "ours": found["ours"],
+                "theirs": found[peer],
+                "clock": clock,
+                "unit": self.unit,
+                "times_faster": median[peer][clock] / median["ours"][clock],
+                "times_faster_wall": median[peer]["wall"] / median["ours"]["wall"],
+                "ours_s": median["ours"],
+                "peer_s": median[peer],
+                "compile_s": max(first - statistics.median(elapsed), 0.0),
+                "rounds": len(self.seeds),
+                "limits": limits,
+                **report,
+            }
+
+    def measured(self, runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+        """Mean over the seeds, and its standard error."""
+        table = {name: np.array([run[name] for run in runs]) for name in self.quantities}
+        return {
+            name: {"mean": float(x.mean()), "error": float(x.std(ddof=1) / np.sqrt(x.size))}
+            for name, x in table.items()
+        }
+
+    def disagreement(self, ours: dict, theirs: dict) -> float:
+        from scipy.stats import t
+
+        worst = []
+        for name in self.quantities:
+            a, b = (side[name]["error"] ** 2 for side in (ours, theirs))
+            # Welch (1947): both sides have as many seeds.
+            freedom = (len(self.seeds) - 1) * (a + b) ** 2 / (a**2 + b**2)
+            bound = t.isf(0.001 / 2 / len(self.quantities), freedom)
+            worst.append(abs(ours[name]["mean"] - theirs[name]["mean"]) / np.sqrt(a + b) / bound)
+        return float(np.max(worst))
+
+
+def main(cases: Callable[[bool], Iterator[Case | Race]]) -> None:
     """Run `cases(quick)` in a child process whose threads and core were set before it started."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="little work, for the tests")
@@ -71,10 +161,10 @@ def main(cases: Callable[[bool], Iterator[Case]]) -> None:
     for case in cases(options.quick):
         if case.dtype not in limits:
             limits[case.dtype] = machine_limits(case.dtype, options.quick)
-        report = measure(case, limits[case.dtype], options.quick, options.device)
-        print(json.dumps(report), flush=True)
-        if not report["agrees"]:
-            sys.exit(1)
+        for report in case.reports(limits[case.dtype], options.quick, options.device):
+            print(json.dumps(report), flush=True)
+            if not report["agrees"]:
+                sys.exit(1)
 
 
 def pin() -> None:
