@@ -8,6 +8,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, PRNGKeyArray
@@ -43,6 +44,10 @@ class Kernel(eqx.Module):
         """The state with nothing pending, for targets of the shape and dtype of `like`."""
 
     @abc.abstractmethod
+    def settled(self, level: Float[Array, "*shape"]) -> PyTree:
+        """The state after a constant level has arrived for long."""
+
+    @abc.abstractmethod
     def input(self, state: PyTree, dt: float, level: bool) -> Float[Array, "*shape"]:
         """The mean over the coming step of kappa * arrivals."""
 
@@ -72,6 +77,9 @@ class Delta(Kernel):
     def init(self, like):
         return jnp.zeros_like(like)
 
+    def settled(self, level):
+        return level
+
     def input(self, state, dt, level):
         return state if level else state / dt
 
@@ -82,8 +90,7 @@ class Delta(Kernel):
         return jnp.ones((), jnp.result_type(float))
 
     def transfer(self, frequency):
-        frequency = as_parameter(frequency)
-        return jnp.ones(frequency.shape, jnp.result_type(frequency.dtype, jnp.complex64))
+        return _low_pass(jnp.zeros(()), frequency)
 
 
 class FilterState(eqx.Module):
@@ -100,7 +107,10 @@ class Exponential(Kernel):
         positive("tau", self.tau)
 
     def init(self, like):
-        return FilterState(jnp.zeros_like(like), jnp.zeros_like(like))
+        return self.settled(jnp.zeros_like(like))
+
+    def settled(self, level):
+        return FilterState(self.tau * level, level)
 
     def input(self, state, dt, level):
         j0, j1, _ = _moments(dt / self.tau)
@@ -108,7 +118,8 @@ class Exponential(Kernel):
         return spikes + state.level * dt * (j0 - j1) if level else spikes
 
     def update(self, key, state, arrivals, dt, level):
-        value = state.value * jnp.exp(-dt / self.tau)
+        # Not times exp(-x), whose rounding near 1 would change the rate of decay by eps / x.
+        value = state.value + state.value * jnp.expm1(-dt / self.tau)
         if not level:
             return FilterState(value + arrivals, state.level)
         j0, j1, _ = _moments(dt / self.tau)
@@ -119,8 +130,7 @@ class Exponential(Kernel):
         return self.tau
 
     def transfer(self, frequency):
-        tau, omega = _outer(self.tau, frequency)
-        return tau / (1 + 1j * omega * tau)
+        return _scaled(self.tau, _low_pass(self.tau, frequency))
 
 
 class AlphaState(eqx.Module):
@@ -138,7 +148,10 @@ class Alpha(Kernel):
         positive("tau", self.tau)
 
     def init(self, like):
-        return AlphaState(jnp.zeros_like(like), jnp.zeros_like(like), jnp.zeros_like(like))
+        return self.settled(jnp.zeros_like(like))
+
+    def settled(self, level):
+        return AlphaState(np.e * self.tau * level, np.e * level, level)
 
     def input(self, state, dt, level):
         j0, j1, j2 = _moments(dt / self.tau)
@@ -146,8 +159,9 @@ class Alpha(Kernel):
         return spikes + state.level * dt * (np.e * dt / self.tau) * (j1 - j2) if level else spikes
 
     def update(self, key, state, arrivals, dt, level):
-        decay, kick = jnp.exp(-dt / self.tau), np.e / self.tau
-        value, rise = decay * (state.value + dt * state.rise), decay * state.rise
+        loss, kick = jnp.expm1(-dt / self.tau), np.e / self.tau
+        value = state.value + dt * state.rise
+        value, rise = value + loss * value, state.rise + loss * state.rise
         if not level:
             return AlphaState(value, rise + kick * arrivals, state.level)
         j0, j1, j2 = _moments(dt / self.tau)
@@ -159,8 +173,7 @@ class Alpha(Kernel):
         return np.e * self.tau
 
     def transfer(self, frequency):
-        tau, omega = _outer(self.tau, frequency)
-        return np.e * tau / (1 + 1j * omega * tau) ** 2
+        return _scaled(np.e * self.tau, _low_pass(self.tau, frequency) ** 2)
 
 
 class DoubleExponentialState(eqx.Module):
@@ -193,8 +206,11 @@ class DoubleExponential(Kernel):
         return 1 / (jnp.exp(-peak / self.decay) - jnp.exp(-peak / self.rise))
 
     def init(self, like):
+        return self.settled(jnp.zeros_like(like))
+
+    def settled(self, level):
         rise, decay = self._parts()
-        return DoubleExponentialState(rise.init(like), decay.init(like))
+        return DoubleExponentialState(rise.settled(level), decay.settled(level))
 
     def input(self, state, dt, level):
         rise, decay = self._parts()
@@ -213,8 +229,7 @@ class DoubleExponential(Kernel):
 
     def transfer(self, frequency):
         rise, decay = self._parts()
-        scale, _ = _outer(self._scale(), frequency)
-        return scale * (decay.transfer(frequency) - rise.transfer(frequency))
+        return _scaled(self._scale(), decay.transfer(frequency) - rise.transfer(frequency))
 
 
 class Pending(Kernel):
@@ -236,6 +251,9 @@ class Pending(Kernel):
     def init(self, like):
         return jnp.zeros_like(like)
 
+    def settled(self, level):
+        _only_spikes(True)
+
     def input(self, state, dt, level):
         _only_spikes(level)
         return state / self.tau
@@ -249,8 +267,7 @@ class Pending(Kernel):
         return jnp.ones_like(self.tau)
 
     def transfer(self, frequency):
-        tau, omega = _outer(self.tau, frequency)
-        return 1 / (1 + 1j * omega * tau)
+        return _low_pass(self.tau, frequency)
 
 
 def _only_spikes(level: bool) -> None:
@@ -260,29 +277,27 @@ def _only_spikes(level: bool) -> None:
 
 def _moments(x: Array) -> tuple[Array, Array, Array]:
     """J_n(x) = integral over v in [0, 1] of v^n exp(-x v), n = 0, 1, 2, at x > 0."""
-    small = jnp.minimum(x, 1)
-    large = jnp.maximum(x, 1)
-    decay = jnp.exp(-large)
-    j0 = (1 - decay) / large
-    j1 = (j0 - decay) / large
-    j2 = (2 * j1 - decay) / large
-    # The recursion cancels at small x; 18 terms of the series leave 1/(18! 19) = 8e-18 at x = 1.
-    return tuple(jnp.where(x < 1, _series(small, n), j) for n, j in enumerate((j0, j1, j2)))  # pyright: ignore
+    small, large = jnp.minimum(x, 1), jnp.maximum(x, 1)
+    # The closed form cancels at small x: there sum over k of (-x)^k / (k! (k + 3)), by Horner's
+    # rule. What 18 terms leave out is 2e-17 at x = 1.
+    series = jnp.zeros_like(x)
+    for k in range(17, -1, -1):
+        series = 1 / (k + 3) - series * small * (1 / (k + 1))
+    closed = (2 - jnp.exp(-large) * (large * large + 2 * large + 2)) / large**3
+    j2 = jnp.where(x < 1, series, closed)
+    decay = jnp.exp(-x)
+    j1 = (x * j2 + decay) / 2
+    return x * j1 + decay, j1, j2
 
 
-def _series(x: Array, n: int) -> Array:
-    total = jnp.zeros_like(x)
-    for k in range(18, -1, -1):
-        # sum over k of (-x)^k / (k! (n + k + 1)), by Horner's rule in x / k.
-        total = 1 / (n + k + 1) - total * x / (k + 1)
-    return total
+def _low_pass(tau: Array, frequency: ArrayLike) -> Array:
+    """1 / (1 + 2 pi i f tau), `[*tau, *frequency]`."""
+    frequency = as_parameter(frequency)
+    x = 2 * np.pi * jnp.tensordot(tau, frequency, 0)
+    return jax.lax.complex(1 / (1 + x**2), -x / (1 + x**2))
 
 
-def _outer(tau: Array, frequency: ArrayLike) -> tuple[Array, Array]:
-    """`tau` and the angular frequency, shaped so that they broadcast to `[*tau, *frequency]`."""
-    omega = 2 * np.pi * as_parameter(frequency)
-    num = tau.ndim + omega.ndim
-    return (
-        tau.reshape(tau.shape + (1,) * omega.ndim),
-        omega.reshape((1,) * (num - omega.ndim) + omega.shape),
-    )
+def _scaled(scale: Array, transfer: Array) -> Array:
+    """A real `scale`, `[*tau]`, times a transfer function, `[*tau, *frequency]`."""
+    scale = scale.reshape(scale.shape + (1,) * (transfer.ndim - scale.ndim))
+    return jax.lax.complex(scale * transfer.real, scale * transfer.imag)

@@ -6,7 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ._neuron import Parameter, Shape, as_parameter, parameter
+from ._neuron import Parameter, Shape, parameter
 from ._require import not_negative
 
 
