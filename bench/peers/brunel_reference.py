@@ -16,7 +16,7 @@ import numpy as np
 from brunel_worker import Nest, brunel, draw_sources, summary
 
 QUANTITIES = ("rate_E", "rate_I", "cv")
-WARMUP = 0.5  # s
+WARM_UP = 0.5  # s
 
 
 def random_network(num_neurons: int, duration: float, num_seeds: int = 4) -> dict:
@@ -24,11 +24,11 @@ def random_network(num_neurons: int, duration: float, num_seeds: int = 4) -> dic
     runs = []
     for seed in range(num_seeds):
         peer = Nest(net, draw_sources(net, 0.1, seed))
-        _, steps, neurons = peer.run(seed, WARMUP, duration)
+        _, steps, neurons = peer.run(seed, WARM_UP, duration)
         runs.append(summary(steps, neurons, net, duration))
         peer.nest.ResetKernel()
     report = {"num_neurons": num_neurons, "weight": net.weight, "duration": duration}
-    report |= {"warmup": WARMUP, "num_seeds": num_seeds}
+    report |= {"warm_up": WARM_UP, "num_seeds": num_seeds}
     for name in QUANTITIES:
         values = np.array([run[name] for run in runs])
         report[name] = values.mean()

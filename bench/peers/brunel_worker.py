@@ -3,7 +3,7 @@
     python brunel_worker.py {nest,brian2,numba} FOLDER
 
 FOLDER holds `network.json` (a `Brunel`) and `sources.npy` (`draw_sources`). The connections are
-built once, and a JSON line says so; then each line of stdin, {"seed", "warmup", "duration"} with
+built once, and a JSON line says so; then each line of stdin, {"seed", "warm_up", "duration"} with
 times in seconds, is answered by a JSON line: the CPU and wall seconds of simulating `duration`
 (after the warm-up; building and compiling apart), the rates and the CV of the intervals in it.
 Exit code 3 if the peer is not installed. This file imports no neurofield, so that peers may live in
@@ -135,14 +135,14 @@ class Nest:
                 syn_spec={"synapse_model": name},
             )
 
-    def run(self, seed, warmup, duration):
+    def run(self, seed, warm_up, duration):
         nest, net = self.nest, self.net
         # A new seed and new voltages; what is still on its way from the last run is forgotten in
         # the warm-up.
         nest.rng_seed = seed + 1
         draw = np.random.default_rng(seed)
         self.neurons.V_m = draw.uniform(0, net.threshold, net.num_neurons)
-        nest.Simulate(1e3 * warmup)
+        nest.Simulate(1e3 * warm_up)
         self.recorder.n_events = 0
         begin = nest.biological_time
         clock = Clock()
@@ -164,7 +164,7 @@ class Brian2:
         self.brian2, self.net, self.sources = brian2, net, sources
         self.built = None
 
-    def build(self, warmup, duration):
+    def build(self, warm_up, duration):
         b2, net = self.brian2, self.net
         b2.device.reinit()
         b2.set_device("cpp_standalone", build_on_run=False)
@@ -202,7 +202,7 @@ class Brian2:
         self.spikes = b2.SpikeMonitor(group)
         network = b2.Network(*objects, self.spikes)
         network.schedule = ["start", "groups", "synapses", "thresholds", "resets", "end"]
-        network.run(warmup * b2.second)
+        network.run(warm_up * b2.second)
         b2.device.insert_code("main", "const clock_t cpu_start = clock();")
         network.run(duration * b2.second)
         b2.device.insert_code(
@@ -211,18 +211,18 @@ class Brian2:
         )
         self.folder = Path("brian2_build").resolve()
         b2.device.build(directory=str(self.folder), compile=True, run=False)
-        self.built = warmup, duration
+        self.built = warm_up, duration
 
-    def run(self, seed, warmup, duration):
-        if self.built != (warmup, duration):
-            self.build(warmup, duration)
+    def run(self, seed, warm_up, duration):
+        if self.built != (warm_up, duration):
+            self.build(warm_up, duration)
         os.environ["BRUNEL_SEED"] = str(seed + 1)
         self.brian2.device.run()
         clock = SimpleNamespace(cpu=float((self.folder / "results/cpu.txt").read_text()))
         # The simulation is one thread that computes; Brian2's own wall time has the warm-up in it.
         clock.wall = clock.cpu
         steps = np.rint(np.asarray(self.spikes.t) / self.net.dt).astype(np.int64)
-        late = steps >= round(warmup / self.net.dt)
+        late = steps >= round(warm_up / self.net.dt)
         return clock, steps[late], np.asarray(self.spikes.i)[late]
 
 
@@ -246,7 +246,7 @@ class Numba:
         self.loop = numba.njit(fastmath=True)(spiking_loop)
         self.run(0, 10 * net.dt, 10 * net.dt)  # compiles
 
-    def run(self, seed, warmup, duration):
+    def run(self, seed, warm_up, duration):
         net = self.net
         rng = np.random.default_rng(seed)
         delay = round(net.delay / net.dt)
@@ -258,7 +258,7 @@ class Numba:
             np.zeros((delay + 1, net.num_neurons)),
             rng.integers(1, 2**63, 4).astype(np.uint64),
         )
-        first = round(warmup / net.dt)
+        first = round(warm_up / net.dt)
         last = first + round(duration / net.dt)
         held = round(net.refractory / net.dt)
         # No neuron spikes more often than its refractory time lets it.
