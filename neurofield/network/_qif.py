@@ -47,9 +47,11 @@ class QIF(Neuron):
         h = dt / self.tau
         # The flow is V -> (V + I t) / (1 - V t), with t = tan(sqrt(I) h) / sqrt(I) for I > 0 and
         # tanh(sqrt(-I) h) / sqrt(-I) for I < 0: one continued fraction, which has no branch at 0.
-        # Cut here it is good to 1e-7 at z = 1. From z = (pi / 2)^2 on every neuron fires in a step.
+        # Six levels of it are good to 1e-9 at |z| = 1 and never above t for I < 0, where that would
+        # carry V past its fixed point. t diverges at z = (pi / 2)^2, where a period is 2 steps: it is
+        # held from 2.4 on, and such a neuron fires at every step or every other one.
         z = jnp.minimum(current * h**2, 2.4)
-        t = h / (1 - z / (3 - z / (5 - z / (7 - z / 9))))
+        t = h / (1 - z / (3 - z / (5 - z / (7 - z / (9 - z / 11)))))
         above, below = state.voltage + current * t, 1 - state.voltage * t
         # At or past the peak, past infinity included (where `below` is negative).
         spike = crossing(above - self.peak * below, self.spike_gradient, self.surrogate_width)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
-
-PhiName: TypeAlias = Literal["tanh", "erf", "relu", "logistic"]
 
 
 def _unit_erf(x: Array) -> Array:
@@ -21,7 +19,7 @@ def _unit_erf(x: Array) -> Array:
 _PHI = {"tanh": jnp.tanh, "erf": _unit_erf, "relu": jax.nn.relu, "logistic": jax.nn.sigmoid}
 
 
-def _phi(value: PhiName | Callable[[Array], Array]) -> Callable[[Array], Array]:
+def _phi(value: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
     if callable(value):
         return value
     if value not in _PHI:
