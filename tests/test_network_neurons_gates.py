@@ -210,8 +210,8 @@ def test_hodgkin_huxley_is_second_order_through_spikes(inputs):
         reached = [states.voltage, states.m, states.h, states.n]
         wanted = [exact(duration)[0], *gates]
         errors.append([abs(x[-1, 0] - y) for x, y in zip(reached, wanted, strict=True)])
-    assert (np.abs(order(errors) - 2) < 0.25).all(), (errors, order(errors))
-    assert errors[-1][0] < 0.05
+    assert (np.abs(order(errors) - 2) < 0.1).all(), (errors, order(errors))
+    assert errors[-1][0] < 0.005
 
 
 def test_hodgkin_huxley_spikes_once_for_each_action_potential():

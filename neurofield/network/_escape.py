@@ -29,7 +29,8 @@ class EscapeLIF(Neuron):
     After a spike the voltage stays at `reset` for `refractory` seconds (rounded to whole steps).
     With `resets=False` a spike leaves the voltage alone, a doubly stochastic Poisson process of the
     filtered input. Channels: `current` (mV) and `jump` (mV/s, for delta synapses). Starts uniformly
-    between rest and threshold. After Gerstner et al. (2014), "Neuronal Dynamics", chapter 9.
+    between rest and threshold. Raises ValueError for an unknown hazard.
+    After Gerstner et al. (2014), "Neuronal Dynamics", chapter 9.
     """
 
     tau: Parameter = parameter(0.02)  # s

@@ -41,7 +41,8 @@ class GLM(Neuron):
     `history` (without unit; negative: fewer spikes) and `history_tau` (s) are `[filter, neuron]`,
     or `[filter]` for all neurons alike, which is kept as `[filter, 1]`; leave both out for a
     Poisson process. Channel: `current` (without unit).
-    Raises ValueError where the two differ in their number of filters. After Truccolo et al. (2005).
+    Raises ValueError for an unknown hazard and where the two differ in their number of filters.
+    After Truccolo et al. (2005).
     """
 
     bias: Parameter = parameter(0.0)
