@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from neurofield._types import Arrayish
+
 from ._block_statistics import BlockStatistics, exchangeable_statistics, independent_statistics
 from ._connectivity import Connectivity, connected, without_self
 from ._neuron import dtype_of
@@ -220,9 +222,9 @@ def spatial(
     width: ArrayLike,
     weight: ArrayLike | WeightDistribution,
     *,
-    profile: Profile = "gaussian",
+    profile: str = "gaussian",
     dimensions: int = 1,
-    positions: Sequence[ArrayLike] | None = None,
+    positions: Sequence[Arrayish] | None = None,
     autapses: bool = True,
 ) -> Spatial:
     """Connections whose probability falls with the distance d on a ring or torus.

@@ -6,8 +6,9 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from neurofield._types import Arrayish
 from neurofield.recording import Graph
 
 from ._block_statistics import BlockStatistics, realised_statistics
@@ -53,7 +54,8 @@ class Connectivity(eqx.Module):
 
 
 def without_self(row: Float[Array, " pre"], post: Int[Array, ""] | int) -> Float[Array, " pre"]:
-    return jnp.where(jnp.arange(row.shape[0]) == post, 0, row)
+    own = jnp.arange(row.shape[0], dtype=jnp.int32) == jnp.asarray(post, jnp.int32)
+    return jnp.where(own, 0, row)
 
 
 @jax.custom_jvp
@@ -79,7 +81,7 @@ def connected(key: PRNGKeyArray, probability: Float[Array, " pre"]) -> Float[Arr
 
 
 def block_statistics(
-    connectivity: Connectivity | Graph | ArrayLike,
+    connectivity: Connectivity | Graph | Arrayish,
     num_post: int | None = None,
     num_pre: int | None = None,
 ) -> BlockStatistics:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from neurofield._types import Arrayish
 from neurofield.recording import Graph
 
 from ._block_statistics import (
@@ -95,7 +96,7 @@ class LowRank(Connectivity):
 
 
 def low_rank(
-    left: ArrayLike, right: ArrayLike, gain: ArrayLike = 0.0, *, autapses: bool = True
+    left: Arrayish, right: Arrayish, gain: ArrayLike = 0.0, *, autapses: bool = True
 ) -> LowRank:
     """J = left right^T / num_pre + noise: a low-rank structure, and a Gaussian part of sd
     `gain` / sqrt(num_pre).
@@ -169,7 +170,7 @@ class Matrix(Connectivity):
         return realised_statistics(self.weights)
 
 
-def from_matrix(weights: Graph | ArrayLike | Any) -> Matrix:
+def from_matrix(weights: Graph | Arrayish | Any) -> Matrix:
     """Given weights, `weights[i, j]` the effect of source j on target i.
 
     A matrix `[post, pre]`, a `recording.Graph`, or a scipy sparse matrix, which is held dense.

@@ -44,7 +44,7 @@ class FixedIndegree(Connectivity):
         else:
             sources = distinct(key_source, self.indegree, num)
         if not self.autapses:
-            sources = sources + (sources >= post)
+            sources = sources + (sources >= jnp.asarray(post, jnp.int32)).astype(jnp.int32)
         weights = sample_weight(self.weight, key_weight, (self.indegree,), dtype_of(self))
         return sources, weights
 
@@ -70,7 +70,7 @@ class FixedIndegree(Connectivity):
 
 
 def fixed_indegree(
-    indegree: int,
+    indegree: int | float,
     weight: ArrayLike | WeightDistribution,
     *,
     multapses: bool = True,

@@ -102,7 +102,7 @@ class LogNormal(WeightDistribution):
 
 
 def _sign(mean: Array) -> Array:
-    return jnp.where(mean < 0, -1, 1).astype(mean.dtype)
+    return jnp.where(mean < 0, -1.0, 1.0)  # weakly typed
 
 
 Weight: TypeAlias = Float[Array, "..."] | WeightDistribution
