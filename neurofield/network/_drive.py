@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -56,7 +56,7 @@ class Drive(eqx.Module):
 
     sources: tuple[Source, ...]
 
-    def __init__(self, *sources: Source):
+    def __init__(self, *sources: Any):
         if not all(isinstance(source, Source) for source in sources):
             kinds = [type(source).__name__ for source in sources]
             raise ValueError(f"a Drive takes sources such as Constant or Poisson, got {kinds}.")
@@ -111,7 +111,7 @@ class TimeCourse(Source):
 
     values: Float[Array, "*neuron time"] = eqx.field(converter=as_parameter)
     interval: float = eqx.field(static=True)
-    after: Literal["hold", "zero"] = eqx.field(static=True, default="hold")
+    after: str = eqx.field(static=True, default="hold")
     channel: str = eqx.field(static=True, default="current")  # pyright: ignore
 
     def __check_init__(self):
@@ -130,10 +130,11 @@ class TimeCourse(Source):
         # In units of interval / q a step is p long: whole numbers, exact however late it is.
         p, q = self._ratio(dt)
         num_samples = self.values.shape[-1]
-        step = jnp.minimum(step, -(-num_samples * q // p) + 1)  # all later ones are past the end
+        # All steps beyond are past the end: no product overflows.
+        step = jnp.minimum(step, min(-(-num_samples * q // p) + 1, 2**31 - 1))
         rest = step % q * p
         first, start = step // q * p + rest // q, rest % q
-        held = jnp.arange(-(-(q - 1 + p) // q))
+        held = jnp.arange(-(-(q - 1 + p) // q), dtype=step.dtype)
         overlap = jnp.minimum(start + p, (held + 1) * q) - jnp.maximum(start, held * q)
         share = jnp.maximum(overlap, 0).astype(state.dtype) / p
         index = first + held
