@@ -171,7 +171,7 @@ def cases(quick: bool) -> Iterator[harness.Race]:
     names = ("numba",) if quick else ("nest", "brian2", "numba")
     # Number of neurons, connectivity, networks in a batch, seconds after the warm-up, seeds. Longer
     # where the rate of the whole network fluctuates more.
-    plans = [(1000, 0.1, (0, 10.0, 6), (64, 2.0, 4)), (10_000, 0.1, (0, 1.0, 4))]
+    plans = [(1000, 0.1, (0, 10.0, 6), (64, 1.0, 4)), (10_000, 0.1, (0, 1.0, 4))]
     if jax.default_backend() == "gpu":
         plans.append((100_000, 0.01, (0, 1.0, 3)))
     if quick:
