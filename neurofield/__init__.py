@@ -10,5 +10,5 @@ import lazy_loader as _lazy
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["recording", "statistics", "lattice", "fit", "plot", "cli"]
+    __name__, submodules=["recording", "statistics", "network", "lattice", "fit", "plot", "cli"]
 )

@@ -1,0 +1,83 @@
+"""What a simulation refuses, and how it says so."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from neurofield._types import PyTree
+
+from ._network import Network
+from ._realise import is_traced
+
+
+def whole_steps(
+    name: str, value: float, dt: float, *, least: int = 1, unit: str = "dt", slack: float = 1e-6
+) -> int:
+    """`value / dt`, which must be a whole number. Raises `ValueError` naming the two."""
+    if not (np.isfinite(value) and np.isfinite(dt) and dt > 0):
+        raise ValueError(
+            f"{name} and {unit} must be finite and {unit} positive, got {value}, {dt}."
+        )
+    steps = round(value / dt)
+    if steps < least or abs(value / dt - steps) > slack * max(steps, 1):
+        raise ValueError(
+            f"{name} = {value} s is not a whole number of {unit} = {dt} s (at least {least})."
+        )
+    return steps
+
+
+def check_network(network: Network, dt: float) -> None:
+    """Raise `ValueError` for parameters that are not finite and for a step that is too coarse."""
+    if not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt must be a positive number of seconds, got {dt}.")
+    for population in network.populations:
+        _check_leaves(population, f"population {population.name!r}")
+        longest = population.neuron.max_dt()
+        if not is_traced(longest) and dt > float(np.min(longest)) * (1 + 1e-6):
+            raise ValueError(
+                f"dt = {dt} s is too coarse for {type(population.neuron).__name__} of population "
+                f"{population.name!r}: use at most {float(np.min(longest)):.3g} s."
+            )
+    for projection in network.projections:
+        _check_leaves(projection, f"projection {projection.name}")
+    for noise in network.shared:
+        _check_leaves(noise, "shared noise")
+
+
+def _check_leaves(tree: PyTree, what: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if is_traced(leaf) or not eqx.is_inexact_array(leaf):
+            continue
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise ValueError(f"{what}: {name} is not finite ({np.asarray(leaf).ravel()[:5]}).")
+
+
+def check_end(
+    bins: PyTree, finite: Array, num_active: Array, most: Array, capacity: int, dt: float
+) -> PyTree:
+    """`bins`, or an error for states that blew up and for spikes that did not fit."""
+    overflow = (
+        f"more sources were active in one step than capacity = {capacity} allows, so that spikes "
+        "would be lost: raise capacity (synchronous states need the number of neurons)."
+    )
+    many = "a neuron spiked more than 255 times in a bin: use a smaller bin_width."
+    blown = (
+        f"a state became infinite or NaN: dt = {dt} s may be too coarse for this network, or its "
+        "activity has no bound."
+    )
+    failures: list[tuple[Any, type[Exception], str]] = [
+        (num_active > capacity, ValueError, overflow),
+        (jnp.max(most, initial=0) > 255, ValueError, many),
+        (~finite, FloatingPointError, blown),
+    ]
+    for failed, error, message in failures:
+        if is_traced(failed):
+            bins = eqx.error_if(bins, failed, message)
+        elif bool(failed):
+            raise error(message)
+    return bins
