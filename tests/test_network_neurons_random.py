@@ -61,8 +61,8 @@ def fits(counts, law):
 
 @pytest.mark.parametrize("hazard", HAZARDS)
 def test_escape_intervals_follow_the_product_of_survival_probabilities(hazard):
-    num, steps, dt, current = 4000, 600, 1e-3, 20.0
-    neuron = EscapeLIF(hazard=hazard, refractory=0.003, reset=2.0, rest=1.0)
+    num, steps, dt, current = 4000, 300, 4e-3, 20.0
+    neuron = EscapeLIF(hazard=hazard, refractory=0.012, reset=2.0, rest=1.0)
     state = EscapeLIFState(jnp.full(num, 2.0), jnp.zeros(num))
     inputs = held(jnp.stack([jnp.full(num, current), jnp.zeros(num)]), steps)
     _, output = run(neuron, jax.random.key(1), state, inputs, dt=dt)
