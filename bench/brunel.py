@@ -51,6 +51,7 @@ class Ours:
                 warm_up=WARM_UP,
                 num_lags=None,
             )
+            assert done.raster is not None
             return done.raster.spikes
 
         self.net, self.duration, self.batch = net, duration, batch
@@ -121,27 +122,28 @@ class Worker:
                 stderr=log,
                 text=True,
             )
-        self.built = self.answer(missing_is_none=True)
-
-    def answer(self, missing_is_none: bool = False) -> dict | None:
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if line:
-            return json.loads(line)
-        code = self.process.wait()
-        if code == brunel_worker.MISSING and missing_is_none:
-            return None
-        raise RuntimeError(f"{self.name} ended with exit code {code}:\n{self.log.read_text()}")
+        self.requests, self.answers = self.process.stdin, self.process.stdout
+        self.built = bool(self.answers.readline())
+        if not self.built and self.process.wait() != brunel_worker.MISSING:
+            raise self.failure()
 
     def run(self, seed: int, warm_up: float, duration: float) -> dict:
-        assert self.process.stdin is not None
         request = {"seed": seed, "warm_up": warm_up, "duration": duration}
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer = self.answer()
+        print(json.dumps(request), file=self.requests, flush=True)
+        line = self.answers.readline()
+        if not line:
+            raise self.failure()
+        answer = json.loads(line)
         return answer | {clock: answer[clock] / duration for clock in ("cpu", "wall")}
 
+    def failure(self) -> RuntimeError:
+        code = self.process.wait()
+        return RuntimeError(f"{self.name} ended with exit code {code}:\n{self.log.read_text()}")
+
     def close(self) -> None:
-        self.process.stdin.close()
+        self.requests.close()
         self.process.wait()
 
 
@@ -156,7 +158,7 @@ def peers(net: Brunel, sources: np.ndarray, names: tuple[str, ...]):
         for name in names:
             worker = Worker(name, folder)
             stack.callback(worker.close)
-            if worker.built is None:
+            if not worker.built:
                 print(f"skipped: {worker.log.read_text().strip()} ({INSTALL})", file=sys.stderr)
             else:
                 found.append(worker)
