@@ -406,6 +406,16 @@ def test_the_coarsest_step_keeps_the_rate_within_the_grid(family, current, name,
     assert first[0] == np.ceil(first[1] / 50)
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(LIF, "tau"), (EIF, "slope"), (QIF, "tau"), (AdEx, "leak"), (AdEx, "capacitance")],
+)
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.array([1.0, 0.0])])
+def test_a_constant_that_must_be_positive_is(family, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be finite and positive"):
+        family(**{name: value})
+
+
 # --- sampled spikes
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import python
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 from scipy.special import erf, expit, ndtr
@@ -54,9 +55,39 @@ def test_rate_relaxes_exactly_at_any_step_and_transmits_phi(phi, reference):
         np.testing.assert_allclose(outputs, reference(1.5 * np.array(expected)), rtol=1e-12)
 
 
+def test_an_unknown_name_is_an_error_without_run_time_types_too():
+    """In a fresh process, where nothing but the library looks at a string."""
+    code = """
+import jax
+import jax.numpy as jnp
+from neurofield.network import LIF, Binary
+
+bad = LIF(spike_gradient="surogate")
+state = bad.init(jax.random.key(0))
+spike = lambda I: bad.step(jax.random.key(0), state, jnp.stack([I, I]), 1e-3)[1].value
+for wrong in (
+    lambda: Binary(update="asynchronous"),
+    lambda: Binary(noise="erf"),
+    lambda: jax.grad(spike)(jnp.array(1.0)),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        print(error)
+"""
+    lines = python("-c", code).splitlines()
+    assert [x.split(" is not one of ")[0] for x in lines] == [
+        "update='asynchronous'",
+        "noise='erf'",
+        "spike_gradient='surogate'",
+    ]
+
+
 def test_an_unknown_phi_is_an_error():
     with pytest.raises(ValueError, match=r"phi='sin'.*tanh"):
         Rate("sin")
+    with pytest.raises(ValueError, match="tau_adaptation must be finite and positive"):
+        Rate(tau_adaptation=-0.1)
 
 
 def test_rate_starts_from_the_given_normal_law():
@@ -241,6 +272,8 @@ def test_glauber_relaxes_exponentially_to_its_gain_function_under_a_fixed_input(
 
 
 def test_what_a_binary_neuron_refuses():
+    with pytest.raises(ValueError, match="tau must be finite and positive"):
+        Binary(tau=0.0)
     with pytest.raises(ValueError, match="give a `gain`"):
         Binary(spike_gradient="score")
     neuron = Binary(update="sequential")

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._eif import upstroke
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 
@@ -31,6 +32,8 @@ class AdEx(Neuron):
     between rest and threshold, with w = 0. Model and default values after Brette & Gerstner (2005).
 
     `surrogate_width`: mV, used by `spike_gradient="surrogate"` alone.
+
+    Raises `ValueError` for a capacitance, leak, slope or time constant that is not positive.
     """
 
     capacitance: Parameter = parameter(0.281)  # nF
@@ -49,6 +52,10 @@ class AdEx(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current", "jump")
+
+    def __check_init__(self):
+        for name in ("capacitance", "leak", "slope", "tau_adaptation"):
+            positive(name, getattr(self, name))
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> AdExState:
         dtype = dtype_of(self)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing, draw
 
 Update: TypeAlias = Literal["glauber", "sequential", "parallel"]
@@ -38,8 +39,9 @@ class Binary(Neuron):
     `initial`.
     After Glauber (1963) and van Vreeswijk & Sompolinsky (1998).
 
-    Raises `ValueError` for an unknown `update` or `noise`, for `spike_gradient="score"` without
-    `gain` (a sure outcome has no score) and, in `step`, for a sequential update without an axis.
+    Raises `ValueError` for an unknown `update` or `noise`, a `tau` that is not positive,
+    `spike_gradient="score"` without `gain` (a sure outcome has no score) and, in `step`, a
+    sequential update without an axis.
     """
 
     threshold: Parameter = parameter(1.0)
@@ -55,6 +57,7 @@ class Binary(Neuron):
     channels: ClassVar[tuple[str, ...]] = ("current",)
 
     def __check_init__(self):
+        positive("tau", self.tau)
         for name, names in (("update", get_args(Update)), ("noise", get_args(Noise))):
             if getattr(self, name) not in names:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {names}.")

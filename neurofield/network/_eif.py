@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 
@@ -40,6 +41,8 @@ class EIF(Neuron):
     between rest and threshold. Model and default values after Fourcaud-Trocme et al. (2003).
 
     `surrogate_width`: mV, used by `spike_gradient="surrogate"` alone.
+
+    Raises `ValueError` for a `tau` or a `slope` that is not positive.
     """
 
     tau: Parameter = parameter(0.01)  # s
@@ -54,6 +57,10 @@ class EIF(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current", "jump")
+
+    def __check_init__(self):
+        for name in ("tau", "slope"):
+            positive(name, getattr(self, name))
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> EIFState:
         dtype = dtype_of(self)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 
@@ -26,6 +27,8 @@ class LIF(Neuron):
     and threshold. After Brunel (2000), section 2.
 
     `surrogate_width`: mV, used by `spike_gradient="surrogate"` alone.
+
+    Raises `ValueError` for a `tau` that is not positive.
     """
 
     tau: Parameter = parameter(0.02)  # s
@@ -38,6 +41,9 @@ class LIF(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current", "jump")
+
+    def __check_init__(self):
+        positive("tau", self.tau)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> LIFState:
         dtype = dtype_of(self)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing
 
 
@@ -23,6 +24,8 @@ class QIF(Neuron):
     current drawn uniformly. After Ermentrout & Kopell (1986).
 
     `surrogate_width`: in units of V, used by `spike_gradient="surrogate"` alone.
+
+    Raises `ValueError` for a `tau` that is not positive.
     """
 
     tau: Parameter = parameter(0.01)  # s
@@ -33,6 +36,9 @@ class QIF(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current",)
+
+    def __check_init__(self):
+        positive("tau", self.tau)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> QIFState:
         dtype = dtype_of(self)
@@ -48,8 +54,8 @@ class QIF(Neuron):
         # The flow is V -> (V + I t) / (1 - V t), with t = tan(sqrt(I) h) / sqrt(I) for I > 0 and
         # tanh(sqrt(-I) h) / sqrt(-I) for I < 0: one continued fraction, which has no branch at 0.
         # Six levels of it are good to 1e-9 at |z| = 1 and never above t for I < 0, where that would
-        # carry V past its fixed point. t diverges at z = (pi / 2)^2, where a period is 2 steps: it is
-        # held from 2.4 on, and such a neuron fires at every step or every other one.
+        # carry V past its fixed point. t diverges at z = (pi / 2)^2, where a period is two steps;
+        # it is held from 2.4 on, and such a neuron fires at every step or at every second.
         z = jnp.minimum(current * h**2, 2.4)
         t = h / (1 - z / (3 - z / (5 - z / (7 - z / (9 - z / 11)))))
         above, below = state.voltage + current * t, 1 - state.voltage * t

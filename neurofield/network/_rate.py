@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
+from ._require import positive
 
 
 def _unit_erf(x: Array) -> Array:
@@ -47,7 +48,7 @@ class Rate(Neuron):
     a(0) = 0; the step is then of second order. x(0) is normal. Differentiable throughout.
     After Sompolinsky, Crisanti & Sommers (1988).
 
-    Raises `ValueError` for an unknown name of `phi`.
+    Raises `ValueError` for an unknown name of `phi` and a time constant that is not positive.
     """
 
     phi: Callable[[Array], Array] = eqx.field(static=True, converter=_phi, default="tanh")
@@ -60,6 +61,10 @@ class Rate(Neuron):
 
     kind: ClassVar[Kind] = "rate"
     channels: ClassVar[tuple[str, ...]] = ("current",)
+
+    def __check_init__(self):
+        for name in ("tau", "tau_adaptation"):
+            positive(name, getattr(self, name))
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> RateState:
         dtype = dtype_of(self)
