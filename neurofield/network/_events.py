@@ -76,9 +76,10 @@ class Poisson(Source):
         if isinstance(self.rate, Source):
             _, rate = self.rate.step(key, targets, step, dt)
         else:
-            rate = targets.spread(self.rate)
+            # One rate stays a scalar, whose distribution is worked out once.
+            rate = targets.spread(self.rate) if self.rate.ndim else self.rate.astype(targets.dtype)
         key, own = jax.random.split(key) if self.kernel.draws else (key, key)
-        counts = poisson_counts(key, dt * rate)
+        counts = poisson_counts(key, dt * rate, (targets.size,))
         pending, value = _filtered(self.kernel, own, pending, counts, dt)
         # The weight comes last: a Pending kernel takes whole counts.
         return (targets, pending), targets.spread(self.weight) * value

@@ -18,9 +18,9 @@ def poisson_counts(
     """Numbers of events with the given means, `[...]` whole numbers in the dtype of `mean`.
 
     `shape`: of the counts, where `mean` is one number. Larger means are drawn as sums of counts of
-    means below 4, so that the cost grows with the largest. Probabilities are right to 2^-33, and a
-    mean below that never fires; NaN where a mean is negative, not finite or above 1e6.
-    Differentiating by `mean` raises `TypeError`: a count is no smooth function of it.
+    means below 4, so that the cost grows with the largest. Probabilities are right to 2^-33 and to
+    the rounding of the dtype: a mean below 2^-33 never fires. NaN where a mean is negative, not
+    finite or above 1e6. Differentiating by `mean` raises `TypeError`.
     """
     mean = as_parameter(mean)
     shape = mean.shape if shape is None else shape
