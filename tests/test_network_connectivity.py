@@ -66,6 +66,9 @@ def realisations(rule, key, num_post, num_pre, number):
     return jax.vmap(lambda key: rows(rule, key, num_post, num_pre))(keys)
 
 
+realised_statistics = jax.jit(jax.vmap(block_statistics))
+
+
 def assert_mean(samples, expected, z=4.0):
     """The mean of independent samples (axis 0) is `expected` within `z` standard errors."""
     samples = np.asarray(samples)
@@ -98,24 +101,22 @@ def assert_frequencies(counts, probability):
 def test_ensemble_statistics_are_the_expected_realised_ones(case):
     rule, num_post, num_pre = CASES[case]
     weights = realisations(rule, jax.random.key(1), num_post, num_pre, 2000)
-    realised = jax.vmap(block_statistics)(weights)
+    realised = realised_statistics(weights)
     exact = block_statistics(rule, num_post, num_pre)
     for name in ("mean", "vQ", "vM"):
         assert_mean(getattr(realised, name), getattr(exact, name))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_statistics_give_the_variance_of_the_input(case):
+def test_statistics_give_the_variance_of_the_input():
     """Over targets, of the sum of independent random inputs: vQ Q - vM M^2, by enumeration."""
-    rule, num_post, num_pre = CASES[case]
-    weights = np.asarray(rows(rule, jax.random.key(2), num_post, num_pre))[:, :6]
+    weights = MATRIX[:, :6] + np.arange(6)
     states = np.array(list(itertools.product((0, 2.0), repeat=6)))
     chance = 0.3 ** (states > 0).sum(1) * 0.7 ** (states == 0).sum(1)
     variance = chance @ (states @ weights.T).var(axis=1, ddof=1)
     mean, square = 0.3 * 2, 0.3 * 4
     found = block_statistics(weights)
-    np.testing.assert_allclose(found.vQ * square - found.vM * mean**2, variance, atol=1e-13)
-    np.testing.assert_allclose(found.mean, weights.sum(1).mean(), atol=1e-13)
+    np.testing.assert_allclose(found.vQ * square - found.vM * mean**2, variance, rtol=1e-12)
+    np.testing.assert_allclose(found.mean, weights.sum(1).mean(), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_fixed_indegree_degrees_and_shared_inputs(multapses, autapses):
         assert (np.diagonal(count, axis1=1, axis2=2) == 0).all()
 
 
-@pytest.mark.parametrize("below", [12, 6])  # drawn again, and permuted
+@pytest.mark.parametrize("below", [12, 5])  # drawn again, and permuted
 def test_all_sets_of_sources_are_equally_likely(below):
     sets = list(itertools.combinations(range(below), 3))
     keys = jax.random.split(jax.random.key(6), 40 * len(sets))
@@ -470,15 +471,29 @@ def test_delay_errors(call, message):
 # --- transformations ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        "Erdos-Renyi, Dale",
+        "Erdos-Renyi, log-normal",
+        "places",
+        "clustered, normal",
+        "matrix",
+        "low rank, no autapses",
+        "gaussian",
+        "all to all",
+        "multapses, normal",
+        "simple, no autapses",
+    ],
+)
 def test_jit_and_single_precision(case):
     rule, num_post, num_pre = CASES[case]
     key = jax.random.key(16)
-    eager = rows(rule, key, num_post, num_pre)
-    assert eager.shape == (num_post, num_pre)
-    assert eager.dtype == jnp.float64
-    jitted = eqx.filter_jit(rows)(rule, key, num_post, num_pre)
-    np.testing.assert_allclose(jitted, eager, rtol=1e-12, atol=1e-15)
+    jitted = rows(rule, key, num_post, num_pre)
+    assert jitted.shape == (num_post, num_pre)
+    assert jitted.dtype == jnp.float64
+    eager = rule.row(jax.random.fold_in(key, 3), 3, num_post, num_pre)
+    np.testing.assert_allclose(jitted[3], eager, rtol=1e-12, atol=1e-15)
     single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), rule)
     assert rows(single, key, num_post, num_pre).dtype == jnp.float32
     found, exact = (block_statistics(one, num_post, num_pre) for one in (single, rule))
@@ -510,19 +525,16 @@ def test_derivative_and_vmap_over_weights(case):
     num = 9 if case == "matrix" else 12
     key, test = jax.random.key(17), jnp.asarray(RNG.normal(size=(num, num)))
 
-    @jax.jit
     def total(w):
         return jnp.sum(test * rows(build(w), key, num, num))
 
     step = 1e-5
-    numeric = (total(at + step) - total(at - step)) / (2 * step)
+    several = jax.jit(jax.vmap(total))(jnp.array([at - step, at, at + step]))
+    value, slope = jax.jit(jax.value_and_grad(total))(at)
+    np.testing.assert_allclose(value, several[1], rtol=1e-12)
+    numeric = (several[2] - several[0]) / (2 * step)
     assert abs(numeric) > 1e-3
-    np.testing.assert_allclose(jax.grad(total)(at), numeric, rtol=1e-6)
-    np.testing.assert_allclose(jax.jvp(total, (at,), (1.0,))[1], numeric, rtol=1e-6)
-    several = jnp.array([at, 0.9 * at])
-    np.testing.assert_allclose(
-        jax.vmap(total)(several), [total(w) for w in several], rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose(slope, numeric, rtol=1e-6)
 
 
 def test_rules_with_a_batch_of_weights_are_for_vmap():

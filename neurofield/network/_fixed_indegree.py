@@ -93,7 +93,7 @@ def distinct(key: PRNGKeyArray, num: int, below: int) -> Int[Array, " num"]:
     Draws those again that repeat others, until none does. No step prefers an integer to another,
     so that all sets are equally likely. Where most would repeat, a permutation is faster.
     """
-    if 4 * num > below:
+    if 2 * num > below:
         return jax.random.permutation(key, jnp.arange(below, dtype=jnp.int32))[:num]
 
     def repeated(values):
