@@ -1,3 +1,3 @@
-"""The command line: `neurofield fit`, `neurofield doctor`, `neurofield info`."""
+"""The command line: `neurofield fit`, `simulate`, `info` and `doctor`."""
 
 from ._app import main as main

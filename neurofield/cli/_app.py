@@ -13,7 +13,7 @@ from cyclopts.config import Dict
 
 from neurofield import __version__
 
-from ._config import FitConfig, read_toml
+from ._config import Device, FitConfig, read_toml
 from ._log import Log
 
 _flag = Parameter(negative=())
@@ -42,7 +42,7 @@ _SETTINGS = tuple(FitConfig.__dataclass_fields__)
 
 app = App(
     name="neurofield",
-    help="Fit field theories of neural activity to recordings.",
+    help="Fit field theories of neural activity to recordings, and simulate networks of neurons.",
     help_epilogue="Exit codes: 0 done; 1 the run failed (a fit did not converge, a file could not "
     "be written); 2 wrong usage or unusable input; 130 interrupted.",
     version=__version__,
@@ -130,6 +130,89 @@ def info(
 
 
 @app.command
+def simulate(
+    config: str | None = None,
+    /,
+    *,
+    list_: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    scale: float | None = None,
+    duration: float | None = None,
+    warm_up: float | None = None,
+    dt: float | None = None,
+    bin_width: float | None = None,
+    seed: int | None = None,
+    device: Device | None = None,
+    x64: Annotated[bool | None, _flag] = None,
+    out: Path | None = None,
+    overwrite: Annotated[bool, _flag] = False,
+    resume: Annotated[bool, _flag] = False,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Simulate a network that a TOML file describes.
+
+    Writes the resolved configuration, the raster, traces, statistics and figures to a folder, and
+    prints the rate of each population. Options win over the file.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a configuration that ships with the package (--list).
+    list_
+        Name the configurations that ship with the package.
+    scale
+        Share of the neurons and in-degrees that is kept, with stronger weights and a constant input
+        that keep the mean and the variance of each neuron's input.
+    duration
+        Seconds to record.
+    warm_up
+        Seconds before the recording.
+    dt
+        Step in seconds.
+    bin_width
+        Bin width of the raster in seconds.
+    seed
+        Seed of connections, initial states and noise.
+    device
+        Where to compute; JAX's first choice by default.
+    x64
+        Compute in float64.
+    out
+        Folder for the results; by default neurofield-out/<name of the configuration>.
+    overwrite
+        Write into a folder that holds an earlier run.
+    resume
+        Go on in a folder with the same settings, from the last checkpoint.
+    json
+        Print one JSON object instead of the table.
+    quiet
+        No progress.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._simulate import list_configs, run_simulate
+
+    if list_:
+        return list_configs(json=json)
+    if config is None:
+        raise ValueError("simulate needs a TOML file or a name; --list tells the names.")
+    overrides = {
+        "duration": duration,
+        "warm_up": warm_up,
+        "dt": dt,
+        "bin_width": bin_width,
+        "seed": seed,
+        "device": device,
+        "x64": x64,
+    }
+    log = Log(quiet=quiet, verbose=verbose)
+    return run_simulate(
+        config, overrides, scale, out, overwrite=overwrite, resume=resume, json=json, log=log
+    )
+
+
+@app.command
 def doctor(*, json: Json = False, verbose: Verbose = False) -> int:
     """Check the installation: versions, devices, precision, compilation cache, one known number.
 
@@ -164,7 +247,7 @@ def _guarded(command: Callable[[], Any], verbose: bool) -> int:
         return _complain(f"{error}  (neurofield --help lists commands and options.)", 2, verbose)
     except KeyboardInterrupt:
         return _complain(
-            "interrupted; models already fitted are in the out folder: --resume goes on.",
+            "interrupted; what is finished is in the out folder: --resume goes on.",
             130,
             False,
         )
@@ -173,12 +256,16 @@ def _guarded(command: Callable[[], Any], verbose: bool) -> int:
         return 1
     except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError) as error:
         return _complain(str(error), 2, verbose)
+    except FloatingPointError as error:
+        return _complain(str(error), 1, verbose)
     except OSError as error:
         code = 2 if error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR) else 1
         return _complain(error.strerror or str(error), code, verbose)
     except MemoryError as error:
         return _complain(
-            f"out of memory ({error}); take fewer units, fewer epochs or wider bins.", 1, verbose
+            f"out of memory ({error}); take fewer units or neurons, less time or wider bins.",
+            1,
+            verbose,
         )
 
 

@@ -1,6 +1,5 @@
 """The figures of the out folder, as PNG bytes, drawn without pyplot."""
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,19 +10,12 @@ from neurofield import lattice, plot, recording, statistics
 
 from ._data import Data
 from ._models import MAX_EXACT, Row
+from ._out import png
 
 
 def draw(data: Data, rows: list[Row]) -> dict[str, bytes]:
     """File name to content; only the figures for which there is something to show."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    pictures = {}
-    for name, figure in _figures(data, rows):
-        FigureCanvasAgg(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        pictures[f"{name}.png"] = buffer.getvalue()
-    return pictures
+    return {f"{name}.png": png(figure) for name, figure in _figures(data, rows)}
 
 
 def _figures(data: Data, rows: list[Row]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """The main job: a recording in, fitted theories with errors, scores and figures out."""
 
-import contextlib
 import csv
 import io
 import json as json_
@@ -29,6 +28,7 @@ from ._models import (
     judge,
     without_couplings,
 )
+from ._out import check_out, computing_on
 from ._table import print_table
 
 FIGURES = ("raster", "clock_time", "couplings", "statistics", "scores")
@@ -45,10 +45,10 @@ def run_fit(
     log: Log,
 ) -> int:
     begin = time.perf_counter()
-    _check(config, overwrite, resume)
+    _check(config)
     source = resolve(source)
     out = Path("neurofield-out") / name_of(source) if out is None else out.expanduser()
-    _check_out(out, overwrite, resume)
+    check_out(out, overwrite, resume)
     with computing_on(config.device), jax.enable_x64(True):
         log.step(f"reading {source}")
         data, config = load_data(source, config, log)
@@ -101,28 +101,8 @@ def _good(row: Row) -> bool:
     return is_successful(row.fit.result)
 
 
-@contextlib.contextmanager
-def computing_on(device: str | None) -> Iterator[None]:
-    """Make one kind of device the default. Raises `ValueError` naming those that are there."""
-    if device is None:
-        yield
-        return
-    try:
-        chosen = jax.devices(device)[0]
-    except RuntimeError as error:
-        there = sorted({d.platform for d in jax.devices()})
-        raise ValueError(
-            f"no {device} is there; JAX finds: {', '.join(there)}. For a GPU or TPU install "
-            "neurofield[cuda12], [cuda13] or [tpu], and look at neurofield doctor."
-        ) from error
-    with jax.default_device(chosen):
-        yield
-
-
-def _check(config: FitConfig, overwrite: bool, resume: bool) -> None:
+def _check(config: FitConfig) -> None:
     """What later steps would only find after minutes, or not at all."""
-    if overwrite and resume:
-        raise ValueError("--overwrite starts anew and --resume goes on: pass one of them.")
     if config.num_lags < 1:
         raise ValueError(f"--num-lags must be at least 1, got {config.num_lags}.")
     if not config.models or len(set(config.models)) < len(config.models):
@@ -144,16 +124,6 @@ def _check_fits(data: Data, config: FitConfig) -> None:
         raise ValueError(
             f"--firth is not available for the pseudo-likelihood that the pairwise and lattice "
             f"models need beyond {MAX_EXACT} units or 1 lag: use --l2, or --models kinetic."
-        )
-
-
-def _check_out(out: Path, overwrite: bool, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} exists and is not a folder: choose another --out.")
-    if out.is_dir() and any(out.iterdir()) and not (overwrite or resume):
-        raise FileExistsError(
-            f"{out} is not empty: choose another --out, or pass --resume to go on there or "
-            "--overwrite to replace what is there."
         )
 
 

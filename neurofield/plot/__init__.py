@@ -1,5 +1,8 @@
 """Figures: each function draws on `ax` (or on new axes of its own) and returns it."""
 
+from ._activity import population_rate as population_rate
+from ._activity import spectrum as spectrum
+from ._activity import traces as traces
 from ._matrices import correlations as correlations
 from ._matrices import couplings as couplings
 from ._raster import clock_time as clock_time
