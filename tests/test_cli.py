@@ -59,11 +59,11 @@ def test_help_needs_no_jax_and_names_every_command():
     out = python(
         "-c",
         "import sys\nfrom neurofield.cli import main\n"
-        "for command in [[], ['fit'], ['info'], ['doctor']]:\n"
+        "for command in [[], ['fit'], ['simulate'], ['info'], ['doctor']]:\n"
         "    assert main([*command, '--help']) == 0\n"
         "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n",
     )
-    for word in ("fit", "doctor", "info", "Exit codes", "--resume", "--config", "--json"):
+    for word in ("fit", "simulate", "doctor", "info", "Exit codes", "--resume", "--config", "--json"):
         assert word in out
 
 

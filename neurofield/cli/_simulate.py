@@ -266,7 +266,7 @@ def _figures(
 
     pictures = {}
 
-    def new(width: float, height: float, rows: int = 1) -> tuple[Any, Any]:
+    def new(width: float | int, height: float | int, rows: int = 1) -> tuple[Any, Any]:
         figure = Figure(figsize=(width, height * rows), layout="constrained")
         return figure, figure.subplots(rows, 1, squeeze=False).ravel()
 

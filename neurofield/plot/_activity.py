@@ -74,8 +74,9 @@ def spectrum(statistics: Statistics, ax: Axes | None = None, *, title: str | Non
             error = np.where(np.isfinite(error), error, 0)
             low = np.where(line > error, line - error, np.nan)
             ax.fill_between(frequency, low, line + error, color=colour, alpha=0.25, lw=0)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    if (power > 0).any():  # a logarithmic axis has no zero
+        ax.set_xscale("log")
+        ax.set_yscale("log")
     ax.set(xlabel="frequency (Hz)", ylabel="power of the rate (Hz)")
     ax.set_title(title or "spectrum of population rates", loc="right")
     if count > 1:
