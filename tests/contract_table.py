@@ -4,12 +4,13 @@ An entry is a decorated function that builds the arguments from `draw`, whose se
 tests choose; the values must differ with the seed and the shapes must not.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from contract_case import CASES as CASES
 from contract_case import case
 
-from neurofield import fit
+from neurofield import fit, network
 from neurofield.lattice import Action, Kinetic
 from neurofield.recording import Raster
 
@@ -27,6 +28,10 @@ HOST = {
     "lattice.goodness_of_fit",
     "lattice.raised_cosine",
     "lattice.score",
+    "network.check_dale",
+    "network.cluster_labels",
+    "network.from_edges",
+    "network.grid_positions",
     "recording.bin_covariate",
     "recording.bin_spikes",
     "recording.clock_time",
@@ -177,6 +182,167 @@ def _(draw):
 @case("statistics.branching_ratio", num_lags=4, num_blocks=4)
 def _(draw):
     return (jnp.cumsum(draw.normal(2, 64), axis=-1) / 8,)
+
+
+# --- network --------------------------------------------------------------------------------------
+
+
+@case("network.all_to_all")
+@case("network.low_rank[factors]", call=lambda fn, x: fn(x[:, None], x[:, None], x[0] ** 2))
+def _(draw):
+    return (draw.normal(5),)
+
+
+@case("network.gaussian", wrt=(0, 1))
+def _(draw):
+    return draw.normal(), jnp.exp(draw.normal())
+
+
+@case("network.annealed", wrt=(0, 1))
+@case("network.erdos_renyi", wrt=(0, 1))
+@case(
+    "network.clustered",
+    call=lambda fn, p, w: fn(2, p / 4, w, ratio=2 * p, weight_factor=p),
+    wrt=(0, 1),
+)
+@case("network.spatial", call=lambda fn, p, w: fn(p, p / 5, w), wrt=(0, 1))
+@case("network.fixed_indegree", call=lambda fn, _, w: fn(3, w), wrt=(1,))
+def _(draw):
+    return jax.nn.sigmoid(draw.normal()), draw.normal()
+
+
+@case("network.from_matrix")
+@case("network.block_statistics[matrix]")
+def _(draw):
+    return (draw.normal(6, 5),)
+
+
+@case("network.block_statistics[ensemble]", num_post=4, num_pre=5)
+def _(draw):
+    return (network.erdos_renyi(jax.nn.sigmoid(draw.normal()), draw.normal()),)
+
+
+def rates(draw):
+    """Two populations of rate units, with shared noise."""
+    neuron = network.Rate(gain=jnp.exp(draw.normal()), tau=0.05, adaptation=0.5)
+    noise = network.OrnsteinUhlenbeck(jnp.asarray(0.3, draw.dtype), jnp.asarray(0.1, draw.dtype))
+    populations = [
+        network.Population("E", neuron, 4, network.Constant(draw.normal())),
+        network.Population("I", neuron, 2, noise),
+    ]
+    rule = network.gaussian(draw.normal(), jnp.exp(draw.normal()))
+    projections = [
+        network.Projection("E", "I", rule),
+        network.Projection("E", "E", rule, kernel=network.Exponential(jnp.exp(draw.normal()))),
+    ]
+    return cast(network.Network(populations, projections), draw)
+
+
+def cast(tree, draw):
+    """Defaults in the dtype of the rest."""
+    return jax.tree.map(lambda x: x.astype(draw.dtype) if eqx.is_inexact_array(x) else x, tree)
+
+
+@case("network.realise", call=lambda fn, key, net: fn(key, net), wrt=(1,))
+@case(
+    "network.simulate[rates]",
+    call=lambda fn, key, net: fn(
+        key, net, 0.12, 0.01, bin_width=0.02, traces=("output",), num_lags=2
+    ),
+    wrt=(1,),
+)
+def _(draw):
+    return draw.key(), rates(draw)
+
+
+def spiking(draw, neuron):
+    weight = jnp.exp(draw.normal())
+    populations = [
+        network.Population("E", neuron, 6, network.Constant(24.0)),
+        network.Population("I", neuron, 3),
+    ]
+    rule = network.erdos_renyi(0.5, weight)
+    projections = [
+        network.Projection("E", "I", rule, delay=2e-3),
+        network.Projection("E", "E", rule, kernel=network.Exponential(0.004 * weight)),
+    ]
+    return cast(network.Network(populations, projections), draw)
+
+
+@case(
+    "network.simulate[spikes]",
+    call=lambda fn, key, net: fn(key, net, 0.04, 1e-3, intervals=True, num_lags=None),
+    wrt=(),
+)
+def _(draw):
+    return draw.key(), spiking(draw, network.LIF())
+
+
+@case(
+    "network.poisson_null",
+    call=lambda fn, key, rates, m: fn(key, 0.1, rates, 0.02, modulation=m),
+    wrt=(),
+)
+def _(draw):
+    return draw.key(), 20 * jnp.exp(draw.normal(3)), jnp.exp(draw.normal(5))
+
+
+@case(
+    "network.log_normal_modulation",
+    call=lambda fn, key, sd, tau: fn(key, 0.1, 0.02, sd, tau),
+    wrt=(1, 2),
+)
+def _(draw):
+    return draw.key(), jnp.exp(draw.normal()), jnp.exp(draw.normal())
+
+
+@case(
+    "network.branching_process",
+    call=lambda fn, key, m, h: fn(key, 0.04, m, h, 0.004, num_units=5, num_observed=2, warm_up=3),
+    wrt=(),
+)
+def _(draw):
+    return draw.key(), jax.nn.sigmoid(draw.normal()), jnp.exp(draw.normal())
+
+
+@case(
+    "network.clustered_lif",
+    call=lambda fn, key: fn(
+        key, 0.01, num_excitatory=8, num_inhibitory=3, num_clusters=2, warm_up=0.0
+    ),
+    wrt=(),
+    slow=True,
+)
+def _(draw):
+    return (draw.key(),)
+
+
+def spikes_per_bin(sim):
+    return jnp.sum(sim.traces["I"]["output"], axis=0)
+
+
+@case(
+    "network.score_gradient",
+    call=lambda fn, key, net: fn(
+        key,
+        spikes_per_bin,
+        net.populations[0].neuron.threshold,
+        0.01,
+        1e-3,
+        network_fn=lambda x: with_threshold(net, x),
+        num_samples=3,
+        traces=("output",),
+    ),
+    wrt=(),
+    slow=True,
+)
+def _(draw):
+    return draw.key(), spiking(draw, network.EscapeLIF())
+
+
+def with_threshold(net, threshold):
+    same = [threshold] * len(net.populations)
+    return eqx.tree_at(lambda n: [p.neuron.threshold for p in n.populations], net, same)
 
 
 # --- lattice --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ many operations as there are synaptic events: on a CPU a loop over the spikes th
 whose rows are delivered at once. Rates, and gradients, take the matrix product.
 """
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import equinox as eqx
@@ -93,14 +94,15 @@ def _deliver_batch(table: Table, values: Float[Array, "batch pre"]) -> Float[Arr
     flat = values.reshape(-1)
 
     def add(total: Array, index: Array) -> Array:
-        batch, source = index // num_pre, index % num_pre
+        batch, source = (0, index) if num_batch == 1 else (index // num_pre, index % num_pre)
         begin = batch * width
         if isinstance(table, Dense):
             row = lax.dynamic_slice_in_dim(total, begin, width)
             row = row + table.weights[source] * flat[index]
             return lax.dynamic_update_slice_in_dim(total, row, begin, axis=0)
+        rows = table.weights[source] * flat[index]
         places = table.targets[source] + begin
-        return total.at[places].add(table.weights[source] * flat[index], mode="promise_in_bounds")
+        return total.at[places].add(rows, mode="promise_in_bounds")
 
     dtype = jnp.result_type(values, table.weights)
     total = for_each(flat != 0, add, jnp.zeros(num_batch * width, dtype))
@@ -152,38 +154,44 @@ def deliver_delayed(
     return ring.at[places(index)].add(rows(index, amount[:, None]))
 
 
-def for_each(active: Bool[Array, " n"], body_fn, total: Array) -> Array:
+def for_each(
+    active: Bool[Array, " n"], body_fn: Callable[[Array, Array], Array], total: Array
+) -> Array:
     """`total = body_fn(total, i)` for each i where `active`, in order (no reverse mode).
 
-    The flags are packed into words of 32, so that looking for the next one is looking through few
-    numbers.
+    The flags are packed into words of 32 bits and the words into pages of 32, so that finding the
+    next one is looking through few numbers.
     """
-    num = active.shape[0]
-    padded = jnp.pad(active, (0, -num % _WORD)).reshape(-1, _WORD)
+    pages = jnp.pad(active, (0, -active.shape[0] % _WORD**2)).reshape(-1, _WORD, _WORD)
     powers = jnp.left_shift(jnp.uint32(1), lax.iota(jnp.uint32, _WORD))
-    words = jnp.sum(jnp.where(padded, powers[None], jnp.uint32(0)), axis=1, dtype=jnp.uint32)
-    num_words = words.shape[0]
-    places = lax.iota(jnp.int32, num_words)
-
-    def following(place):
-        found = jnp.min(jnp.where((words != 0) & (places > place), places, num_words))
-        return found, words[jnp.minimum(found, num_words - 1)]
-
-    def go_on(carry):
-        place, _, _ = carry
-        return place < num_words
+    words = jnp.sum(jnp.where(pages, powers, jnp.uint32(0)), axis=2, dtype=jnp.uint32)
+    ends = jnp.cumsum(lax.population_count(words).astype(jnp.int32), axis=1)
+    page_ends = jnp.cumsum(ends[:, -1])
 
     def body(carry):
-        place, bits, total = carry
-        lowest = lax.population_count((bits & (~bits + jnp.uint32(1))) - jnp.uint32(1))
-        total = body_fn(total, place * _WORD + lowest.astype(jnp.int32))
-        bits = bits & (bits - jnp.uint32(1))
-        after, fresh = following(place)
-        done = bits == 0
-        return jnp.where(done, after, place), jnp.where(done, fresh, bits), total
+        rank, total = carry
+        page = jnp.sum(page_ends <= rank, dtype=jnp.int32)
+        within = rank - (page_ends[page] - ends[page, -1])
+        word = jnp.sum(ends[page] <= within, dtype=jnp.int32)
+        bits = words[page, word]
+        below = within - (ends[page, word] - lax.population_count(bits).astype(jnp.int32))
+        index = (page * _WORD + word) * _WORD + _select_bit(bits, below)
+        return rank + 1, body_fn(total, index)
 
-    place, bits = following(jnp.int32(-1))
-    return lax.while_loop(go_on, body, (place, bits, total))[2]
+    return lax.while_loop(lambda carry: carry[0] < page_ends[-1], body, (jnp.int32(0), total))[1]
+
+
+def _select_bit(word: Array, rank: Array) -> Array:
+    """The place of the set bit that has `rank` set bits below it."""
+    place = jnp.zeros_like(rank)
+    for width in (16, 8, 4, 2, 1):
+        low = word & jnp.uint32(2**width - 1)
+        below = lax.population_count(low).astype(jnp.int32)
+        above = rank >= below
+        rank = jnp.where(above, rank - below, rank)
+        place = jnp.where(above, place + width, place)
+        word = jnp.where(above, word >> jnp.uint32(width), low)
+    return place
 
 
 def _capacities(num: int, capacity: int) -> list[int]:

@@ -15,7 +15,7 @@ def measure_rates(
     means: Float[Array, "population bin"], names: tuple[str, ...], bin_width: float, num_lags: int
 ) -> Statistics:
     """Of the mean rate of each population; the "hertz" of a rate unit are its own unit."""
-    found = mean_error(means)
+    found = mean_error(means, num_replica_axes=0)
     lagged = lagged_covariance(means, min(num_lags, means.shape[-1]))
     return Statistics(
         rate=found.mean,

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -13,8 +13,12 @@ from neurofield._types import PyTree
 
 Kind: TypeAlias = Literal["rate", "binary", "spike"]
 Shape: TypeAlias = tuple[int, ...]
-# A neuron's parameter: a scalar, or one value a neuron.
-Parameter: TypeAlias = Float[Array, "..."]
+# A neuron's parameter: a scalar, or one value a neuron. What a constructor takes is converted, which
+# static checkers do not see behind `parameter`.
+if TYPE_CHECKING:
+    Parameter: TypeAlias = Any
+else:
+    Parameter = Float[Array, "..."]
 
 
 def as_parameter(value: ArrayLike) -> Array:

@@ -48,7 +48,8 @@ class Simulation(eqx.Module):
     - `log_prob`: `[bin]`, log-probability of what the neurons emitted given the past, in nats;
       `None` unless asked for.
     - `intervals`: `Intervals`, or `None` unless asked for.
-    - `info`: `num_active`, the most sources delivered from in a step; `finite`, if all states are.
+    - `info`: `finite`, whether every state is; `num_active`, the most sources delivered from in one
+      step, counted only where `capacity` is given (else 0).
     """
 
     raster: Raster | None
@@ -200,7 +201,7 @@ def simulate(
         carry, bins = jax.lax.scan(
             lambda c, first: run(circuit, c, run_key, first), carry, jnp.asarray(starts, jnp.int32)
         )
-        bins = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[num_warm:num_bins], bins)
+        bins = jax.tree.map(lambda x: _joined(x)[num_warm:num_bins], bins)
     else:
         store = Checkpoint.open(checkpoint, resume, (key, network), options, num_bins)
         carry, bins = _run_all(circuit, carry, run_key, starts, options, store, progress)
@@ -318,17 +319,11 @@ def _log_prob(circuit: Circuit, out: StepOutput, dt: float) -> Array:
         if intensity is None:
             continue
         chance = intensity * dt if group.neuron.kind == "spike" else intensity
-        tiny = jnp.finfo(chance.dtype).tiny
+        limits = jnp.finfo(chance.dtype)
+        chance = jnp.clip(chance, limits.tiny, 1 - limits.epsneg)
         happened = jax.lax.stop_gradient(value) > 0
-        likely = jnp.where(happened, chance, 1 - chance)
-        exact = jnp.where(
-            happened,
-            jnp.log(jnp.maximum(chance, tiny)),
-            jnp.log1p(
-                -jnp.where(happened, 0, jnp.minimum(chance, 1 - jnp.finfo(chance.dtype).epsneg))
-            ),
-        )
-        total = total + jnp.sum(jnp.where(likely > 0, exact, -jnp.inf)).astype(circuit.dtype)
+        log_prob = jnp.where(happened, jnp.log(chance), jnp.log1p(-chance))
+        total = total + jnp.sum(log_prob).astype(circuit.dtype)
     return total
 
 
@@ -379,3 +374,9 @@ def _finish(
         intervals=intervals,
         info={"num_active": carry.num_active, "finite": carry.finite},
     )
+
+
+def _joined(chunks: Array) -> Array:
+    """`[chunk, bin, ...]` as `[bin, ...]`."""
+    num_chunks, chunk, *rest = chunks.shape
+    return chunks.reshape(num_chunks * chunk, *rest)

@@ -20,7 +20,7 @@ class PathwayState(eqx.Module):
 
     kernel: PyTree
     plasticity: PyTree
-    ring: Float[Array, "lag pre"] | None  # what was transmitted in the last steps
+    ring: Float[Array, "slot pre"] | None  # what was transmitted in the last steps
     previous: Float[Array, " pre"] | None  # what binary sources transmitted last
     level: Float[Array, " post"] | None  # what arrives from binary sources
     arrivals: Float[Array, " place"] | None  # of synapses with delays of their own
@@ -71,7 +71,7 @@ def init_state(key: PRNGKeyArray, circuit: Circuit, dt: float) -> CircuitState:
         ]
     )
     pathways = tuple(
-        _init_pathway(key, pathway, before[slice(*pathway.pre)], dt) for pathway in circuit.pathways
+        _init_pathway(pathway, before[slice(*pathway.pre)]) for pathway in circuit.pathways
     )
     return CircuitState(tuple(neurons), tuple(sources), shared, pathways)
 
@@ -172,7 +172,7 @@ def _synaptic_input(pathway: Pathway, state: PathwayState, dt: float) -> Array:
 # --- pathways -------------------------------------------------------------------------------------
 
 
-def _init_pathway(key: PRNGKeyArray, pathway: Pathway, before: Array, dt: float) -> PathwayState:
+def _init_pathway(pathway: Pathway, before: Array) -> PathwayState:
     """Rates and binary states are taken to have been constant before the start."""
     table = pathway.table
     like = jnp.zeros(pathway.num_post, before.dtype)
@@ -184,14 +184,14 @@ def _init_pathway(key: PRNGKeyArray, pathway: Pathway, before: Array, dt: float)
     if isinstance(table, DelayedLists):
         arrivals = jnp.zeros(table.num_slots * (table.num_post + 1), before.dtype)
     if pathway.lag:
-        ring = jnp.broadcast_to(before[None], (pathway.lag, pathway.num_pre))
+        ring = jnp.broadcast_to(before[None], (pathway.lag + 1, pathway.num_pre))
     if pathway.level:
         assert not isinstance(table, Annealed)
         if isinstance(table, DelayedLists):
             reached = deliver_delayed(
                 DelayedLists(table.targets, table.weights, 0 * table.lags, table.num_post, 1),
                 before,
-                like_with_filling(like),
+                jnp.zeros(pathway.num_post + 1, before.dtype),
                 jnp.int32(0),
                 "matmul",
                 0,
@@ -202,13 +202,8 @@ def _init_pathway(key: PRNGKeyArray, pathway: Pathway, before: Array, dt: float)
             previous, level = before, reached
         elif isinstance(table, DelayedLists):
             arrivals = _constant_history(table, before, arrivals)
-        if pathway.kernel.instantaneous:
-            kernel = pathway.kernel.update(key, kernel, reached, dt, True)
+        kernel = pathway.kernel.settled(reached)
     return PathwayState(kernel, plasticity, ring, previous, level, arrivals)
-
-
-def like_with_filling(like: Array) -> Array:
-    return jnp.concatenate([like, jnp.zeros(1, like.dtype)])
 
 
 def _constant_history(table: DelayedLists, before: Array, ring: Array | None) -> Array:
@@ -250,15 +245,18 @@ def _step_pathway(
     if pathway.plasticity is not None:
         plasticity, transmitted = pathway.plasticity.step(plasticity, transmitted, dt)
     if ring is not None:
-        slot = step % pathway.lag
-        ring, transmitted = ring.at[slot].set(transmitted), ring[slot]
+        # Written first, then read: the other way round XLA copies the whole ring in every step.
+        num_slots = pathway.lag + 1
+        ring = ring.at[step % num_slots].set(transmitted)
+        transmitted = ring[(step + 1) % num_slots]
     if previous is not None:
         # What binary units transmit changes rarely: deliver the changes alone.
         previous, transmitted = transmitted, transmitted - previous
-    arrive_key, kernel_key = jax.random.split(key)
     table = pathway.table
+    kernel_key = key
     if isinstance(table, Annealed):
-        arrived = annealed_arrivals(arrive_key, table, transmitted, pathway.num_post)
+        key, kernel_key = jax.random.split(key)
+        arrived = annealed_arrivals(key, table, transmitted, pathway.num_post)
     elif isinstance(table, DelayedLists):
         slot = step % table.num_slots
         assert arrivals is not None
@@ -276,9 +274,9 @@ def _step_pathway(
     if level is not None:
         level = arrived = level + arrived
     kernel = pathway.kernel.update(kernel_key, state.kernel, arrived, dt, pathway.level)
-    num_active = jnp.sum(transmitted != 0, dtype=jnp.int32)
-    if pathway.kind == "rate":
-        num_active = jnp.int32(0)
+    num_active = jnp.int32(0)
+    if capacity < pathway.num_pre and pathway.kind != "rate":
+        num_active = jnp.sum(transmitted != 0, dtype=jnp.int32)
     return PathwayState(kernel, plasticity, ring, previous, level, arrivals), num_active
 
 
