@@ -63,7 +63,8 @@ def test_help_needs_no_jax_and_names_every_command():
         "    assert main([*command, '--help']) == 0\n"
         "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n",
     )
-    for word in ("fit", "simulate", "doctor", "info", "Exit codes", "--resume", "--config", "--json"):
+    words = ("fit", "simulate", "doctor", "info", "Exit codes", "--resume", "--config", "--json")
+    for word in words:
         assert word in out
 
 

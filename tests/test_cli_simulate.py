@@ -212,6 +212,8 @@ def test_overwrite_replaces_and_leaves_nothing_stale(tiny, tmp_path, capfd):
         ("dt = 1e-4\n", "", ["[simulation]", "dt must be given"]),
         ("duration = 0.1", 'duration = "0.1 s"', ["[simulation]", "duration", "number of seconds"]),
         ("duration = 0.1", "time = 0.1", ["[simulation]", "'time'", "duration"]),
+        ("seed = 3", 'method = "evnts"', ["[simulation]", "events, lists, matmul", "'evnts'"]),
+        ("seed = 3", "seed = -1", ["seed must be a whole number"]),
         ("seed = 3", "seed = 0.5", ["seed must be a whole number"]),
         ('traces = ["voltage"]', 'traces = ["volts"]', ["no population has a trace ['volts']"]),
         ("[[projection]]", "[[projections]]", ["'projections'", "did you mean 'projection'"]),

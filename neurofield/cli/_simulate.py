@@ -24,6 +24,7 @@ from ._tables import differing_keys, tables_to_toml
 CONFIG, SUMMARY, CHECKPOINT = "config.toml", "statistics.json", "checkpoint"
 FIGURES = ("raster", "rate", "spectrum", "traces")
 FILES = ("raster.npz", "traces.npz", "statistics.npz", "statistics.csv", SUMMARY)
+_COMMENT = f"neurofield {__version__}: run again with  neurofield simulate THIS_FILE --out DIR"
 
 
 def list_configs(*, json: bool) -> int:
@@ -72,7 +73,7 @@ def run_simulate(
         rows = _rows(net, simulation)
         log.step("drawing figures")
         pictures = _figures(net, simulation, settings)
-        again = overwrite or resume
+        again, text = overwrite or resume, tables_to_toml(tables, _COMMENT)
         written = {CONFIG, SUMMARY, "statistics.csv"}
         for file, part in (
             ("raster.npz", simulation.raster),
@@ -80,7 +81,7 @@ def run_simulate(
             ("statistics.npz", simulation.statistics),
         ):
             if part is not None:
-                save(out / file, part, header={"config": tables}, overwrite=again)
+                save(out / file, part, header={"config": text}, overwrite=again)
                 written.add(file)
         device = next(iter(jax.numpy.zeros(()).devices())).device_kind
     for file, content in {"statistics.csv": _as_csv(rows), **pictures}.items():
@@ -129,10 +130,11 @@ def _command_settings(tables: dict[str, Any], config: str) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": 0, "device": None, "x64": False}
     if isinstance(table, dict):
         found |= {key: table[key] for key in found if key in table}
-    if type(found["seed"]) is not int or type(found["x64"]) is not bool:
+    seed, x64 = found["seed"], found["x64"]
+    if type(seed) is not int or not 0 <= seed < 2**32 or type(x64) is not bool:
         raise ValueError(
-            f"{config} [simulation]: seed must be a whole number and x64 true or false, got "
-            f"{found['seed']!r} and {found['x64']!r}."
+            f"{config} [simulation]: seed must be a whole number from 0 to 2^32 - 1 and x64 true "
+            f"or false, got {seed!r} and {x64!r}."
         )
     if not isinstance(found["device"], str | None):
         raise ValueError(f"{config} [simulation]: device must be cpu, gpu or tpu.")
@@ -168,8 +170,7 @@ def _simulate(
     (out / SUMMARY).unlink(missing_ok=True)  # of an earlier run
     if overwrite:
         shutil.rmtree(out / CHECKPOINT, ignore_errors=True)
-    comment = f"neurofield {__version__}: run again with  neurofield simulate THIS_FILE --out DIR"
-    atomic_write(out / CONFIG, tables_to_toml(tables, comment), overwrite=again)
+    atomic_write(out / CONFIG, tables_to_toml(tables, _COMMENT), overwrite=again)
     begin = time.perf_counter()
     try:
         done = network.simulate(

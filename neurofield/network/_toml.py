@@ -7,13 +7,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ._annealed import Annealed
 from ._connectivity import Connectivity
 from ._delay import DelayDistribution
+from ._deliver import Method
 from ._downscale import downscale
 from ._drive import Drive, Source
 from ._kernel import Kernel
@@ -143,11 +144,16 @@ def _settings(tables: Mapping[str, Any], place: str) -> dict[str, Any]:
     missing = [key for key in ("duration", "dt") if key not in settings]
     if missing:
         raise ValueError(f"{place}: {' and '.join(missing)} must be given, in seconds.")
-    for key in ("duration", "dt", "bin_width", "warm_up"):
+    seconds = ("duration", "dt", "bin_width", "warm_up")
+    for key in seconds:
         value = settings.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{place}: {key} must be a number of seconds, got {value!r}.")
-    seconds = ("duration", "dt", "bin_width", "warm_up")
+    if settings.get("method", "lists") not in get_args(Method):
+        raise ValueError(
+            f"{place}: method must be one of {', '.join(get_args(Method))}, got "
+            f"{settings['method']!r}."
+        )
     return {
         key: float(value) if key in seconds else value
         for key, value in settings.items()
