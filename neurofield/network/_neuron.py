@@ -13,7 +13,7 @@ from neurofield._types import PyTree
 
 Kind: TypeAlias = Literal["rate", "binary", "spike"]
 Shape: TypeAlias = tuple[int, ...]
-# A neuron's parameter: a scalar, or one value a neuron. What a constructor takes is converted, which
+# A parameter: a scalar, or one value a neuron. What a constructor takes is converted, which
 # static checkers do not see behind `parameter`.
 if TYPE_CHECKING:
     Parameter: TypeAlias = Any

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from neurofield._types import PyTree
+from neurofield._types import Arrayish, PyTree
 
 from ._connectivity import Connectivity
 from ._delay import DelayDistribution
@@ -152,13 +152,13 @@ def _edges(
 
 
 def from_edges(
-    pre: np.ndarray,
-    post: np.ndarray,
-    weights: np.ndarray | float,
+    pre: Arrayish,
+    post: Arrayish,
+    weights: Arrayish,
     *,
     num_pre: int,
     num_post: int,
-    delays: np.ndarray | None = None,
+    delays: Arrayish | None = None,
 ) -> Lists:
     """Weights from a list of synapses (host function).
 
@@ -168,6 +168,7 @@ def from_edges(
     Raises `ValueError` for indices out of range and lists of different lengths.
     """
     pre, post = np.asarray(pre), np.asarray(post)
+    delays = None if delays is None else np.asarray(delays)
     values = np.asarray(weights, dtype=np.result_type(np.asarray(weights), np.float32))
     for name, index, size in (("pre", pre, num_pre), ("post", post, num_post)):
         if index.ndim != 1 or index.dtype.kind not in "iu":
