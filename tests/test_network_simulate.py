@@ -167,6 +167,23 @@ def test_a_network_spikes_as_in_plain_numpy(form, method):
     np.testing.assert_array_equal(spikes.T, expected)
 
 
+@pytest.mark.parametrize("rule", [nw.fixed_indegree(6, 0.7), nw.erdos_renyi(0.3, nw.Normal(1, 2))])
+def test_drawn_weights_have_the_statistics_of_their_matrix(rule):
+    """Multapses are one weight, in lists as in a matrix; both forms hold the same weights."""
+    population = nw.Population("a", nw.LIF(), 20)
+    net = nw.Network([population], [nw.Projection("a", "a", rule)])
+    drawn = [
+        nw.realise(jax.random.key(0), net, form=form).projections[0].connectivity
+        for form in ("lists", "dense")
+    ]
+    matrix = np.asarray(drawn[1].weights).T
+    sums, columns = matrix.sum(1), np.var(matrix, axis=0, ddof=1).sum()
+    for weights in drawn:
+        found = nw.block_statistics(weights)
+        expected = [sums.mean(), columns, columns - sums.var(ddof=1)]
+        np.testing.assert_allclose([found.mean, found.vQ, found.vM], expected, rtol=1e-12)
+
+
 def with_lags(net, lags):
     """Every synapse its own delay, in steps, by source and target."""
     projections = []

@@ -12,6 +12,7 @@ from neurofield._types import Arrayish
 from neurofield.recording import Graph
 
 from ._block_statistics import BlockStatistics, realised_statistics
+from ._deliver import Dense, Lists
 
 
 class Connectivity(eqx.Module):
@@ -81,7 +82,7 @@ def connected(key: PRNGKeyArray, probability: Float[Array, " pre"]) -> Float[Arr
 
 
 def block_statistics(
-    connectivity: Connectivity | Graph | Arrayish,
+    connectivity: Connectivity | Dense | Lists | Graph | Arrayish,
     num_post: int | None = None,
     num_pre: int | None = None,
 ) -> BlockStatistics:
@@ -89,11 +90,16 @@ def block_statistics(
 
     Of a rule: the expectations over the ensemble for `num_post` targets and `num_pre` sources
     (where the rule fixes them, they may be left out), given what all rows share: positions and
-    low-rank factors. Of a matrix: the realised values, whose expectations these are. In the limit
-    of many targets both are those of the mean-field equations (Lerchner et al. 2006).
+    low-rank factors. Of a matrix, or of what `realise` drew: the realised values, whose
+    expectations these are. In the limit of many targets both are those of the mean-field equations
+    (Lerchner et al. 2006).
 
     Raises `ValueError` for missing or wrong numbers, and for a matrix of fewer than two targets.
     """
+    if isinstance(connectivity, Lists):
+        return _lists_statistics(connectivity)
+    if isinstance(connectivity, Dense):
+        return realised_statistics(connectivity.weights.T)
     if not isinstance(connectivity, Connectivity):
         weights = connectivity.weights if isinstance(connectivity, Graph) else connectivity
         weights = jnp.asarray(weights)
@@ -108,3 +114,18 @@ def block_statistics(
         raise ValueError("an ensemble's statistics depend on sizes: give num_post and num_pre.")
     connectivity.check(num_post, num_pre)
     return connectivity.statistics(num_post, num_pre)
+
+
+def _lists_statistics(lists: Lists) -> BlockStatistics:
+    """As of the matrix, one column of it at a time: multapses of a pair are one weight."""
+
+    def one(sums: Array, source: tuple[Array, Array]) -> tuple[Array, Array]:
+        targets, weights = source
+        column = jnp.zeros(lists.num_post + 1, weights.dtype).at[targets].add(weights)[:-1]
+        return sums + column, jnp.var(column, ddof=1)
+
+    start = jnp.zeros(lists.num_post, lists.weights.dtype)
+    weights = jnp.broadcast_to(lists.weights, lists.targets.shape)
+    sums, variances = jax.lax.scan(one, start, (lists.targets, weights))
+    vQ = jnp.sum(variances)
+    return BlockStatistics(jnp.mean(sums), vQ, vQ - jnp.var(sums, ddof=1))
