@@ -84,10 +84,15 @@ def test_a_step_of_drive_onto_a_chaotic_network():
 
 
 @pytest.mark.slow
-def test_the_chaotic_network_of_sompolinsky_crisanti_and_sommers():
-    """The autocovariance of tanh units at g = 2, whose energy is conserved in theory."""
-    truth = TRUTH["scs"]
-    net = described(1000, "tanh", 0.0, truth["gain"])
+@pytest.mark.parametrize("case", ["scs", "scs_noise"])
+def test_the_network_of_sompolinsky_crisanti_and_sommers(case):
+    """The autocovariance of tanh units: chaotic at g = 2, expansive but not so at 1.5 with noise.
+
+    Without noise after Sompolinsky, Crisanti & Sommers (1988), with it Schuecker et al. (2018).
+    """
+    truth = TRUTH[case]
+    noise = network.WhiteNoise(truth["density"]) if truth["density"] else None
+    net = described(1000, "tanh", 0.0, truth["gain"], noise)
     lags = np.rint(np.array(truth["tau"]) / 0.5).astype(int)
     found = []
     for key in jax.random.split(jax.random.key(5), 8):
