@@ -1,6 +1,7 @@
 """Networks from TOML: the tables are the calls, and the ready ones are the published networks."""
 
 import json
+import re
 import tomllib
 
 import jax
@@ -236,6 +237,18 @@ def test_ready_ones_run(name, scale):
     assert found.info["finite"]
     if found.raster is not None:
         assert found.raster.spikes.shape == (net.size, round(0.01 / settings["bin_width"]))
+
+
+def test_the_manual_shows_a_network_that_spikes():
+    text = (ROOT / "docs" / "simulate.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    net, settings = nw.from_config(tomllib.loads(block), name="simulate.md")
+    found = nw.simulate(jax.random.key(0), net, **(settings | {"duration": 0.2, "warm_up": 0.0}))
+    rates = np.asarray(found.statistics.rate)
+    assert ((rates > 1) & (rates < 100)).all(), rates
+    assert found.traces["E"]["voltage"].shape == (5, 200)
+    for name in nw.ready_configs():
+        assert f"`{name}`" in text
 
 
 def test_the_configurations_are_data_of_the_package():
