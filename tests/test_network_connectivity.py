@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
+from sampling import assert_frequencies, assert_mean, rows
 
 from neurofield.network._bernoulli import (
     cluster_labels,
@@ -19,10 +20,9 @@ from neurofield.network._bernoulli import (
 )
 from neurofield.network._block_statistics import independent_statistics
 from neurofield.network._connectivity import block_statistics
-from neurofield.network._delay import NormalDelay, UniformDelay, fixed_steps
 from neurofield.network._dense import all_to_all, from_matrix, gaussian, low_rank
 from neurofield.network._fixed_indegree import distinct, fixed_indegree
-from neurofield.network._weights import LogNormal, Normal, check_dale
+from neurofield.network._weights import LogNormal, Normal
 from neurofield.recording import Graph
 
 RNG = np.random.default_rng(5)
@@ -55,43 +55,12 @@ CASES = {
 
 
 @eqx.filter_jit
-def rows(rule, key, num_post, num_pre):
-    draw = lambda i: rule.row(jax.random.fold_in(key, i), i, num_post, num_pre)  # noqa: E731
-    return jax.vmap(draw)(jnp.arange(num_post))
-
-
-@eqx.filter_jit
 def realisations(rule, key, num_post, num_pre, number):
     keys = jax.random.split(key, number)
     return jax.vmap(lambda key: rows(rule, key, num_post, num_pre))(keys)
 
 
 realised_statistics = jax.jit(jax.vmap(block_statistics))
-
-
-def assert_mean(samples, expected, z=4.0):
-    """The mean of independent samples (axis 0) is `expected` within `z` standard errors."""
-    samples = np.asarray(samples)
-    error = samples.std(0, ddof=1) / np.sqrt(len(samples))
-    assert np.all(np.abs(samples.mean(0) - expected) <= z * error + 1e-12), (
-        samples.mean(0),
-        expected,
-        error,
-    )
-
-
-def assert_frequencies(counts, probability):
-    """Pearson's test of counts."""
-    counts, expected = np.ravel(counts), counts.sum() * np.ravel(probability)
-    # The last cells are merged until five are expected in the smallest.
-    order = np.argsort(-expected)
-    keep = expected[order] >= 5
-    merge = lambda x: np.append(x[order][keep], x[order][~keep].sum())  # noqa: E731
-    counts, expected = merge(counts), merge(expected)
-    if expected[-1] < 5:
-        counts = np.append(counts[:-2], counts[-2:].sum())
-        expected = np.append(expected[:-2], expected[-2:].sum())
-    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-4
 
 
 # --- block statistics -----------------------------------------------------------------------------
@@ -364,108 +333,6 @@ def test_low_rank_rows():
     weights = realisations(low_rank(LEFT, RIGHT, 0.7), jax.random.key(12), 16, 16, 200)
     rest = (np.asarray(weights) - LEFT @ RIGHT.T / 16).ravel()
     assert scipy.stats.kstest(rest, scipy.stats.norm(0, 0.7 / 4).cdf).pvalue > 1e-4
-
-
-# --- weights --------------------------------------------------------------------------------------
-
-
-def truncated(mean, sd):
-    """The law of normal weights without those of the wrong sign, of |weight|."""
-    return scipy.stats.truncnorm(-abs(mean) / sd, np.inf, loc=abs(mean), scale=sd)
-
-
-def log_normal(mean, sd):
-    variance = np.log1p((sd / mean) ** 2)
-    return scipy.stats.lognorm(np.sqrt(variance), scale=abs(mean) * np.exp(-variance / 2))
-
-
-@pytest.mark.parametrize(
-    ("weight", "law", "sign"),
-    [
-        (Normal(-0.4, 0.3), scipy.stats.norm(-0.4, 0.3), 1),
-        (Normal(0.4, 0.3, dale=True), truncated(0.4, 0.3), 1),
-        (Normal(-0.4, 0.8, dale=True), truncated(0.4, 0.8), -1),
-        (Normal(0.0, 0.8, dale=True), truncated(0.0, 0.8), 1),
-        (Normal(2.0, 0.02, dale=True), truncated(2.0, 0.02), 1),
-        (LogNormal(0.3, 0.5), log_normal(0.3, 0.5), 1),
-        (LogNormal(-0.3, 0.1), log_normal(0.3, 0.1), -1),
-    ],
-)
-def test_weight_distributions(weight, law, sign):
-    mean, variance = weight.moments()
-    np.testing.assert_allclose([sign * mean, variance], law.stats("mv"), rtol=1e-10)
-    drawn = sign * np.asarray(weight.sample(jax.random.key(13), (50, 400), jnp.float64)).ravel()
-    assert_mean(drawn, float(sign * mean))
-    assert_mean((drawn - float(sign * mean)) ** 2, float(variance))
-    assert scipy.stats.kstest(drawn, law.cdf).pvalue > 1e-4
-    single = weight.sample(jax.random.key(13), (3,), jnp.float32)
-    assert single.dtype == jnp.float32
-    if law.support()[0] == 0:
-        assert (drawn >= 0).all()
-
-
-def test_check_dale():
-    key = jax.random.key(14)
-    lawful = rows(erdos_renyi(0.5, Normal(-0.1, 0.3, dale=True)), key, 20, 20)
-    check_dale(lawful)
-    check_dale(jnp.concatenate([lawful, -lawful], axis=1))
-    with pytest.raises(ValueError, match=r"20 of 20 sources .* columns \[0, 1, 2, 3, 4\] and more"):
-        check_dale(rows(gaussian(0.0, 1.0), key, 20, 20))
-
-
-# --- delays ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("delay", "law", "most"),
-    [
-        (UniformDelay(0.001, 0.0025), scipy.stats.uniform(10, 15), 25),
-        (UniformDelay(0.0001, 0.0003), scipy.stats.uniform(1, 2), 3),
-        (NormalDelay(0.001, 0.0004), scipy.stats.truncnorm(-2.25, 6, 10, 4), 34),
-        (NormalDelay(0.0001, 0.0002), scipy.stats.truncnorm(0, 6, 1, 2), 13),
-    ],
-)
-def test_delays_are_rounded_to_the_grid(delay, law, most):
-    steps = np.asarray(delay.sample(jax.random.key(15), (200, 200), 1e-4))
-    assert steps.dtype == np.int32
-    assert delay.max_steps(1e-4) == most
-    assert steps.min() >= 1
-    assert steps.max() <= most
-    grid = np.arange(1, most + 1)
-    chance = law.cdf(grid + 0.5) - law.cdf(grid - 0.5)
-    np.testing.assert_allclose(chance.sum(), 1, atol=1e-8)
-    assert_frequencies(np.bincount(steps.ravel(), minlength=most + 1)[1:], chance / chance.sum())
-
-
-def test_constant_delay():
-    assert (UniformDelay(0.0015, 0.0015).sample(jax.random.key(0), (3,), 1e-4) == 15).all()
-    assert fixed_steps(0.0015, 1e-4) == 15
-    assert fixed_steps(float(np.float32(0.0015)), 1e-4) == 15
-    assert fixed_steps(1e-4, 1e-4) == 1
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: fixed_steps(5e-5, 1e-4), r"5e-05 s.*dt = 0.0001 s"),
-        (lambda: fixed_steps(0.0, 1e-4), r"dt = 0.0001 s"),
-        (lambda: fixed_steps(-1.0, 1e-4), r"dt = 0.0001 s"),
-        (lambda: fixed_steps(0.00155, 1e-4), r"15.5 steps of dt = 0.0001 s.*whole"),
-        (lambda: fixed_steps(float("nan"), 1e-4), r"finite"),
-        (lambda: fixed_steps(float("inf"), 1e-4), r"finite"),
-        (lambda: UniformDelay(5e-5, 1e-3).sample(jax.random.key(0), (), 1e-4), r"dt = 0.0001 s"),
-        (lambda: UniformDelay(5e-5, 1e-3).check(1e-4), r"the shortest delay is 5e-05 s.*dt"),
-        (lambda: NormalDelay(5e-5, 1e-3).check(1e-4), r"the mean delay is 5e-05 s.*dt"),
-        (lambda: UniformDelay(2e-3, 1e-3), r"low <= high"),
-        (lambda: UniformDelay(0.0, 1e-3), r"0 < low"),
-        (lambda: UniformDelay(1e-3, float("inf")), r"finite"),
-        (lambda: NormalDelay(1e-3, 0.0), r"positive"),
-        (lambda: NormalDelay(float("nan"), 1e-3), r"positive"),
-    ],
-)
-def test_delay_errors(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 # --- transformations ------------------------------------------------------------------------------
