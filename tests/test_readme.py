@@ -10,6 +10,7 @@ from helpers import ROOT, python
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = dict(re.findall(r"<!-- command: ([^>]+) -->\n```sh\n(.*?)\n```", README, re.DOTALL))
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
 CODE = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
@@ -39,6 +40,14 @@ def test_main_job_is_a_command_that_exists():
 
 @pytest.mark.parametrize("code", CODE, ids=[f"block{i}" for i in range(len(CODE))])
 def test_code_runs(code, tmp_path):
+    python("-W", "error", "-c", code, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_tutorial_simulates_a_network(tmp_path):
+    section = TUTORIAL.split("## Simulating a network")[1]
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE))
+    assert code.count("network.simulate(") == 2
     python("-W", "error", "-c", code, cwd=tmp_path)
 
 
