@@ -14,8 +14,9 @@ from ._spike import draw
 class Annealed(eqx.Module):
     """Each spike reaches each target with `probability`, independently, with `weight`.
 
-    The number of arrivals at a target is binomial in the number of spikes of the step; after
-    Chang et al. (2025), whose networks have no quenched disorder.
+    `weight`: one number, or one a target, `[post]`. The number of arrivals at a target is binomial
+    in the number of spikes of the step; after Chang et al. (2025), whose networks have no quenched
+    disorder.
     """
 
     probability: Float[Array, ""]
@@ -23,7 +24,12 @@ class Annealed(eqx.Module):
 
 
 def annealed(probability: ArrayLike, weight: ArrayLike) -> Annealed:
-    """Connections redrawn for each spike. Raises `ValueError` for a probability outside [0, 1]."""
+    """Connections redrawn for each spike, which reaches a target with `probability`.
+
+    `weight`: in the unit of the channel (mV for a jump), a scalar or `[post]`. For sources that
+    spike; with a `Pending` kernel it multiplies the absorbed spikes. Raises `ValueError` for a
+    probability outside [0, 1].
+    """
     rule = Annealed(as_parameter(probability), as_parameter(weight))
     if not isinstance(rule.probability, jax.core.Tracer) and not 0 <= rule.probability <= 1:
         raise ValueError(f"probability must lie in [0, 1], got {probability}.")

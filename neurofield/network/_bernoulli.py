@@ -125,7 +125,10 @@ def _cluster_probabilities(probability: Array, ratio: Array, num: int) -> tuple[
 
 
 def cluster_labels(num_neurons: int, num_clusters: int) -> np.ndarray:
-    """The cluster of each neuron, `[num_neurons]`: contiguous, sizes differing by one at most."""
+    """The cluster of each neuron, `[num_neurons]`: contiguous, sizes differing by one at most.
+
+    Raises `ValueError` unless there are 1 to `num_neurons` clusters.
+    """
     if not 1 <= num_clusters <= num_neurons:
         raise ValueError(
             f"num_clusters must be between 1 and the {num_neurons} neurons, got {num_clusters}."

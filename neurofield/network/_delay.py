@@ -31,7 +31,10 @@ class DelayDistribution(eqx.Module):
 
 
 class UniformDelay(DelayDistribution):
-    """Delays uniform between `low` and `high` seconds. `low` must be at least one step."""
+    """Delays uniform between `low` and `high` seconds, each rounded to whole steps.
+
+    Raises `ValueError` unless 0 < low <= high, and in `realise` for a `low` below one step.
+    """
 
     low: float = eqx.field(static=True, converter=float)
     high: float = eqx.field(static=True, converter=float)
@@ -58,7 +61,8 @@ class NormalDelay(DelayDistribution):
     """Normal delays of `mean` and `sd` seconds; those below one step are drawn again.
 
     So are those above `mean` + 6 `sd`, one in 10^9, which bounds the memory of a simulation.
-    `mean` must be at least one step.
+    Raises `ValueError` for values that are not positive, and in `realise` for a `mean` below one
+    step.
     """
 
     mean: float = eqx.field(static=True, converter=float)

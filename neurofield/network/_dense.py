@@ -55,7 +55,7 @@ def all_to_all(weight: ArrayLike | WeightDistribution, *, autapses: bool = True)
     """Every pair is connected with `weight`, each J_ij: a number or independent random weights.
 
     The weight is not divided by the number of sources: for an input that stays finite in large
-    populations give j / num_pre.
+    populations give j / num_pre. Raises `ValueError` for a weight that is not finite.
     """
     return AllToAll(as_weight(weight), bool(autapses))
 

@@ -52,7 +52,10 @@ class Source(eqx.Module):
 
 
 class Drive(eqx.Module):
-    """All that drives one population: `Drive(Constant(5.0), WhiteNoise(0.1))` is their sum."""
+    """All that drives one population: `Drive(Constant(5.0), WhiteNoise(0.1))` is their sum.
+
+    Sources may feed different channels. Raises `ValueError` for what is not a `Source`.
+    """
 
     sources: tuple[Source, ...]
 
@@ -86,7 +89,10 @@ class Drive(eqx.Module):
 
 
 class Constant(Source):
-    """A constant input: a scalar or `[neuron]`."""
+    """A constant input: a scalar or `[neuron]`, in the unit of its channel (`current` by default).
+
+    Raises `ValueError` for values that are not finite.
+    """
 
     value: Parameter = eqx.field(converter=as_parameter)
     channel: str = eqx.field(static=True, default="current")  # pyright: ignore
@@ -107,6 +113,9 @@ class TimeCourse(Source):
     A step takes the exact mean over its span, be `dt` finer or coarser than `interval`; their ratio
     must be one of whole numbers (below 10,000), so that nothing drifts. After the last sample:
     `after="hold"` stays at it, `after="zero"` stops.
+
+    Raises `ValueError` for values that are not finite or of other shapes, an unknown `after` and,
+    when it is run, a `dt` in no such ratio.
     """
 
     values: Float[Array, "*neuron time"] = eqx.field(converter=as_parameter)
@@ -157,7 +166,11 @@ class TimeCourse(Source):
 
 
 class Function(Source):
-    """An input `fn(t)`, a scalar or `[neuron]` at t seconds, taken at the middle of each step."""
+    """An input `fn(t)`, a scalar or `[neuron]` at t seconds, taken at the middle of each step.
+
+    `fn` is a function of JAX that takes one scalar array; it is static. The time is 0 when the
+    simulation begins, its warm-up included.
+    """
 
     fn: Callable[[Array], Any] = eqx.field(static=True)
     channel: str = eqx.field(static=True, default="current")  # pyright: ignore

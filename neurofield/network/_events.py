@@ -36,7 +36,8 @@ class Poisson(Source):
     `rate`: a scalar or `[neuron]`, a `TimeCourse`, or a function of the time in seconds (a
     `Function`); `weight`: a scalar or `[neuron]`, in mV for a `Delta` kernel into `jump`. K_e
     independent sources of one weight are one of K_e times the rate. A rate that becomes negative
-    gives NaN.
+    gives NaN. Raises `ValueError` for a rate that is negative from the start, and `TypeError` where
+    it is differentiated by the rate.
     """
 
     rate: Parameter | TimeCourse | Function

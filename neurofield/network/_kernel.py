@@ -70,7 +70,10 @@ class Kernel(eqx.Module):
 
 
 class Delta(Kernel):
-    """kappa(t) = delta(t): the arrivals themselves. Spikes of weights in mV are inputs in mV/s."""
+    """kappa(t) = delta(t): the arrivals themselves. Spikes of weights in mV are inputs in mV/s.
+
+    Rates and binary states pass as they are, held through the step to come.
+    """
 
     instantaneous: ClassVar[bool] = True
 
@@ -99,7 +102,10 @@ class FilterState(eqx.Module):
 
 
 class Exponential(Kernel):
-    """kappa(t) = exp(-t / tau), tau in seconds."""
+    """kappa(t) = exp(-t / tau), of peak 1 and area tau.
+
+    `tau`: seconds, a scalar or `[post]`. Raises `ValueError` for one that is not positive.
+    """
 
     tau: Parameter = eqx.field(converter=as_parameter)
 
@@ -140,7 +146,10 @@ class AlphaState(eqx.Module):
 
 
 class Alpha(Kernel):
-    """kappa(t) = (t / tau) exp(1 - t / tau), of peak 1 at tau seconds."""
+    """kappa(t) = (t / tau) exp(1 - t / tau), of peak 1 at tau, and area e tau.
+
+    `tau`: seconds, a scalar or `[post]`. Raises `ValueError` for one that is not positive.
+    """
 
     tau: Parameter = eqx.field(converter=as_parameter)
 
@@ -185,7 +194,7 @@ class DoubleExponential(Kernel):
     """kappa(t) = c (exp(-t / decay) - exp(-t / rise)) of peak 1; rise < decay, in seconds.
 
     Near rise = decay, where `Alpha` is the limit, digits are lost: about decay / (decay - rise)
-    roundings.
+    roundings. Raises `ValueError` unless 0 < rise < decay.
     """
 
     rise: Parameter = eqx.field(converter=as_parameter)

@@ -13,6 +13,8 @@ from ._spike import SpikeGradient, crossing, refractory_left
 
 
 class LIFState(eqx.Module):
+    """State of `LIF`: the voltage, and the steps that are left of the refractory time."""
+
     voltage: Float[Array, "*shape"]  # mV
     refractory: Float[Array, "*shape"]  # steps left
 

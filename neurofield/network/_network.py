@@ -22,7 +22,14 @@ Weights: TypeAlias = Connectivity | Annealed | Lists | Dense
 
 
 class Population(eqx.Module):
-    """`size` neurons of one model under one drive. Every noise of the drive is private."""
+    """`size` neurons of one model under one drive. Every noise of the drive is private.
+
+    - `neuron`: its parameters are scalars, or arrays whose last axis is the neurons.
+    - `drive`: a `Drive`, a single source such as `Constant(5.0)`, or `None`.
+
+    Raises `ValueError` for an empty population, parameters of another number of neurons, and a
+    drive of channels that the neuron does not have.
+    """
 
     name: str = eqx.field(static=True)
     neuron: Neuron

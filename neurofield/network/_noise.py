@@ -13,7 +13,8 @@ class WhiteNoise(Source):
     """Noise of covariance `density` delta(t - t'): its mean over a step has variance density / dt.
 
     `density`: a scalar or `[neuron]`, in the square of the channel's unit times seconds. A LIF
-    neuron under `current` noise has the membrane variance density / (2 tau).
+    neuron under `current` noise has the membrane variance density / (2 tau). Raises `ValueError`
+    for a negative density.
     """
 
     density: Parameter = eqx.field(converter=as_parameter)
@@ -34,7 +35,8 @@ class OrnsteinUhlenbeck(Source):
     """Noise of covariance sd^2 exp(-|t - t'| / tau), tau in seconds, stationary from the start.
 
     The input is its value at the start of the step, held: of exactly this covariance at the times
-    of the steps. `sd` and `tau`: scalars or `[neuron]`.
+    of the steps. `sd` and `tau`: scalars or `[neuron]`. Raises `ValueError` for a negative `sd` and
+    a `tau` that is not positive.
     """
 
     sd: Parameter = eqx.field(converter=as_parameter)
@@ -57,7 +59,11 @@ class OrnsteinUhlenbeck(Source):
 
 
 class Quenched(Source):
-    """Static heterogeneity: each neuron's own constant, Normal(0, sd^2), drawn at the start."""
+    """Static heterogeneity: each neuron's own constant, Normal(0, sd^2), drawn at the start.
+
+    It is drawn by the key of `simulate`, anew in each run. `sd`: a scalar or `[neuron]`, in the
+    unit of the channel. Raises `ValueError` for a negative one.
+    """
 
     sd: Parameter = eqx.field(converter=as_parameter)
     channel: str = eqx.field(static=True, default="current")  # pyright: ignore

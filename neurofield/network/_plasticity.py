@@ -26,6 +26,8 @@ class TsodyksMarkram(eqx.Module):
     After Tsodyks, Pawelzik & Markram (1998); the u of Mongillo, Barak & Tsodyks (2008), which rests
     at U, is this one after its jump: its mean is U (1 + facilitation r) / (1 + U facilitation r) at
     Poisson spikes of rate r.
+
+    Raises `ValueError` for a utilization outside (0, 1] and negative time constants.
     """
 
     utilization: Parameter = parameter(0.5)  # U, in (0, 1]
