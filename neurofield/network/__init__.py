@@ -28,6 +28,7 @@ from ._dense import all_to_all as all_to_all
 from ._dense import from_matrix as from_matrix
 from ._dense import gaussian as gaussian
 from ._dense import low_rank as low_rank
+from ._downscale import downscale as downscale
 from ._drive import Constant as Constant
 from ._drive import Drive as Drive
 from ._drive import Function as Function
@@ -78,6 +79,9 @@ from ._synthetic_clusters import clustered_lif as clustered_lif
 from ._synthetic_poisson import PoissonNull as PoissonNull
 from ._synthetic_poisson import log_normal_modulation as log_normal_modulation
 from ._synthetic_poisson import poisson_null as poisson_null
+from ._toml import from_config as from_config
+from ._toml import read_config as read_config
+from ._toml import ready_configs as ready_configs
 from ._weights import LogNormal as LogNormal
 from ._weights import Normal as Normal
 from ._weights import check_dale as check_dale

@@ -74,10 +74,18 @@ class Pathway(eqx.Module):
         return self.post[1] - self.post[0]
 
 
+class Shared(eqx.Module):
+    """A source of noise with its factors, each on a span of the network."""
+
+    source: Source
+    weights: tuple[Array, ...]
+    spans: tuple[Span, ...] = eqx.field(static=True)
+
+
 class Circuit(eqx.Module):
     groups: tuple[Group, ...]
     pathways: tuple[Pathway, ...]
-    shared: tuple[tuple[Source, tuple[tuple[Span, Array], ...]], ...]
+    shared: tuple[Shared, ...]
     size: int = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
 
@@ -88,9 +96,10 @@ def build_circuit(network: Network, dt: float) -> Circuit:
     pieces = [_piece(network, projection, dt, dtype) for projection in network.projections]
     spans = [network.span(name) for name in network.names]
     shared = tuple(
-        (
+        Shared(
             noise.source,
-            tuple((network.span(name), weight) for name, weight in noise.weights.items()),
+            tuple(noise.weights.values()),
+            tuple(network.span(name) for name in noise.weights),
         )
         for noise in network.shared
     )

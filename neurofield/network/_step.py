@@ -59,8 +59,8 @@ def init_state(key: PRNGKeyArray, circuit: Circuit, dt: float) -> CircuitState:
         )
     shared_key = jax.random.fold_in(key, len(circuit.groups))
     shared = tuple(
-        source.init(jax.random.fold_in(shared_key, i), 1, dt, circuit.dtype)
-        for i, (source, _) in enumerate(circuit.shared)
+        noise.source.init(jax.random.fold_in(shared_key, i), 1, dt, circuit.dtype)
+        for i, noise in enumerate(circuit.shared)
     )
     before = jnp.concatenate(
         [
@@ -95,10 +95,13 @@ def step_circuit(
     fresh = iter(range(num_keys(circuit)))
     neurons, all_sources, values, intensities, inputs = [], [], [], [], []
     common, shared = [], []
-    for (source, weights), source_state in zip(circuit.shared, state.shared, strict=True):
-        source_state, value = source.step(keys[next(fresh)], source_state, step, dt)
-        shared.append(source_state)
-        common.extend((source.channel, span, weight * value) for span, weight in weights)
+    for noise, own in zip(circuit.shared, state.shared, strict=True):
+        own, value = noise.source.step(keys[next(fresh)], own, step, dt)
+        shared.append(own)
+        common.extend(
+            (noise.source.channel, span, weight * value)
+            for span, weight in zip(noise.spans, noise.weights, strict=True)
+        )
     synaptic = [
         (pathway.channel, pathway.post, _synaptic_input(pathway, own, dt))
         for pathway, own in zip(circuit.pathways, state.pathways, strict=True)
