@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
 from ._require import positive
-from ._spike import SpikeGradient, crossing, draw
+from ._spike import SpikeGradient, crossing, draw, log_chance
 
 Update: TypeAlias = Literal["glauber", "sequential", "parallel"]
 Noise: TypeAlias = Literal["logistic", "gaussian"]
@@ -104,6 +104,16 @@ class Binary(Neuron):
             return crossing(x, self.spike_gradient, self.surrogate_width)
         sigmoid = jax.nn.sigmoid if self.noise == "logistic" else jax.scipy.special.ndtr
         return sigmoid(self.gain * x)
+
+    def initial_log_prob(self, state: BinaryState) -> Float[Array, ""]:
+        active = jax.lax.stop_gradient(state.active)
+        chance = jnp.broadcast_to(self.initial, active.shape).astype(active.dtype)
+        return jnp.sum(log_chance(active, chance))
+
+    @property
+    def elementwise(self) -> bool:
+        # One neuron of each population in a step, not one of all.
+        return self.update != "sequential"
 
     def initial_output(self, state: BinaryState) -> Float[Array, "*shape"]:
         return state.active

@@ -58,26 +58,33 @@ def _check_leaves(tree: PyTree, what: str) -> None:
 
 
 def check_end(
-    bins: PyTree, finite: Array, num_active: Array, most: Array, capacity: int, dt: float
+    result: PyTree,
+    finite: Array,
+    num_active: Array,
+    most: Array,
+    capacity: int,
+    dt: float,
+    throw: bool,
 ) -> PyTree:
-    """`bins`, or an error for states that blew up and for spikes that did not fit."""
+    """`result`, or an error for spikes that did not fit and, if `throw`, states that blew up."""
     overflow = (
         f"more sources were active in one step than capacity = {capacity} allows, so that spikes "
         "would be lost: raise capacity (synchronous states need the number of neurons)."
     )
     many = "a neuron spiked more than 255 times in a bin: use a smaller bin_width."
     blown = (
-        f"a state became infinite or NaN: dt = {dt} s may be too coarse for this network, or its "
-        "activity has no bound."
+        f"a state or an input became infinite or NaN: dt = {dt} s may be too coarse for this "
+        "network, or its activity has no bound."
     )
     failures: list[tuple[Any, type[Exception], str]] = [
         (num_active > capacity, ValueError, overflow),
         (jnp.max(most, initial=0) > 255, ValueError, many),
-        (~finite, FloatingPointError, blown),
     ]
+    if throw:
+        failures.append((~finite, FloatingPointError, blown))
     for failed, error, message in failures:
         if is_traced(failed):
-            bins = eqx.error_if(bins, failed, message)
+            result = eqx.error_if(result, failed, message)
         elif bool(failed):
             raise error(message)
-    return bins
+    return result

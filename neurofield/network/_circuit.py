@@ -5,6 +5,7 @@ eight and sixty-four. What draws random numbers is merged by its structure alone
 values, so that a traced network draws as a concrete one does.
 """
 
+import itertools
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -18,7 +19,7 @@ from neurofield._types import PyTree
 from ._annealed import Annealed
 from ._delay import DelayDistribution, fixed_steps
 from ._deliver import DelayedLists, Dense, Lists
-from ._drive import Source
+from ._drive import Function, Source
 from ._kernel import Kernel
 from ._network import Network, Projection, resolve_channel
 from ._neuron import Kind, Neuron, dtype_of
@@ -105,7 +106,7 @@ def build_circuit(network: Network, dt: float) -> Circuit:
     )
     return Circuit(
         groups=_groups(network, spans),
-        pathways=_merge_pathways(pieces),
+        pathways=_merge_pathways(network, pieces),
         shared=shared,
         size=network.size,
         dtype=dtype,
@@ -136,9 +137,9 @@ def _groups(network: Network, spans: list[Span]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _alike(a: PyTree, b: PyTree) -> bool:
-    """Whether two modules differ in nothing but scalars and arrays over neurons."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
+def _alike(a: Neuron, b: Neuron) -> bool:
+    """Whether two neurons differ in nothing but scalars and arrays over neurons."""
+    if not (a.elementwise and b.elementwise) or jax.tree.structure(a) != jax.tree.structure(b):
         return False
     return all(jnp.ndim(leaf) <= 1 for leaf in jax.tree.leaves((a, b)))
 
@@ -164,11 +165,20 @@ def _merge_sources(
     """One source for like sources of all the populations; else each on its own span."""
     first = drives[0][1]
     merged, spans = [], []
-    same = all(len(sources) == len(first) for _, sources in drives) and all(
-        jax.tree.structure(a) == jax.tree.structure(b)
-        and all(jnp.ndim(x) == 0 for x in jax.tree.leaves((a, b)))
-        for _, sources in drives
-        for a, b in zip(first, sources, strict=False)
+    # What a user's function of time gives may be an array over its own population.
+    functions = any(
+        isinstance(part, Function)
+        for part in jax.tree.leaves(drives, is_leaf=lambda x: isinstance(x, Function))
+    )
+    same = (
+        not functions
+        and all(len(sources) == len(first) for _, sources in drives)
+        and all(
+            jax.tree.structure(a) == jax.tree.structure(b)
+            and all(jnp.ndim(x) == 0 for x in jax.tree.leaves((a, b)))
+            for _, sources in drives
+            for a, b in zip(first, sources, strict=False)
+        )
     )
     if same:
         sizes = [end - begin for (begin, end), _ in drives]
@@ -212,12 +222,14 @@ def _piece(network: Network, projection: Projection, dt: float, dtype: Any) -> P
             raise ValueError(
                 f"projection {projection.name} has a delay and delays of its synapses: drop one."
             )
-        lags = np.asarray(jnp.round(table.delays / dt), np.int32) - early
-        if lags.min() < 0:
+        steps = np.asarray(table.delays, float) / dt
+        filled = np.asarray(table.targets) == table.num_post
+        if (steps[~filled] < 1 - 1e-6).any():
             raise ValueError(
                 f"projection {projection.name}: a synapse has a delay below dt = {dt} s; use a "
                 "smaller dt or larger delays."
             )
+        lags = np.where(filled, 0, np.rint(steps) - early).astype(np.int32)
         table = DelayedLists(
             table.targets, table.weights, jnp.asarray(lags), table.num_post, int(lags.max()) + 1
         )
@@ -258,11 +270,19 @@ def _signature(pathway: Pathway) -> tuple | None:
     )
 
 
-def _merge_pathways(pieces: list[Pathway]) -> tuple[Pathway, ...]:
+def _merge_pathways(network: Network, pieces: list[Pathway]) -> tuple[Pathway, ...]:
+    # Sources with others in between are merged only if those are of the same kind: the rates of
+    # units among neurons that spike would count as spikes, with resources to release.
+    kinds = [population.neuron.kind for population in network.populations]
+    runs = {
+        network.span(name): sum(a != b for a, b in itertools.pairwise(kinds[: i + 1]))
+        for i, name in enumerate(network.names)
+    }
     merged: dict[Any, list[Pathway]] = {}
     for index, piece in enumerate(pieces):
         signature = _signature(piece)
-        merged.setdefault(index if signature is None else signature, []).append(piece)
+        place = index if signature is None else (runs[piece.pre], *signature)
+        merged.setdefault(place, []).append(piece)
     return tuple(_merge_alike(alike) for alike in merged.values())
 
 

@@ -85,6 +85,15 @@ class Neuron(eqx.Module):
     def initial_output(self, state: PyTree) -> Float[Array, "*shape"]:
         """What was transmitted before the first step: the rate or binary state; no spikes."""
 
+    def initial_log_prob(self, state: PyTree) -> Float[Array, ""] | float:
+        """Log-probability of what `init` drew, where that is not smooth in the parameters."""
+        return 0.0
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether neurons know nothing of each other: populations may be stepped as one."""
+        return True
+
     @abc.abstractmethod
     def max_dt(self) -> Float[Array, "*shape"] | float:
         """The coarsest step in seconds that the equations bear."""

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from neurofield._types import PyTree
 from neurofield.recording import Raster
 from neurofield.statistics import Statistics
 
@@ -20,6 +21,7 @@ from ._deliver import Method
 from ._measure import measure_rates, measure_spikes
 from ._network import Network
 from ._realise import is_traced, realise
+from ._spike import log_chance
 from ._step import CircuitState, StepOutput, init_state, num_keys, step_circuit
 from ._store import Checkpoint
 from ._traces import Trace, choose_traces, record
@@ -45,11 +47,11 @@ class Simulation(eqx.Module):
       at the ends of the bins.
     - `statistics`: by population, of the raster; for rates, of the population's mean rate; `None`
       if `num_lags` is.
-    - `log_prob`: `[bin]`, log-probability of what the neurons emitted given the past, in nats;
-      `None` unless asked for.
+    - `log_prob`: `[bin]`, log-probability of what the neurons emitted given the past, in nats; the
+      first bin's also of the states that binary neurons start from. `None` unless asked for.
     - `intervals`: `Intervals`, or `None` unless asked for.
-    - `info`: `finite`, whether every state is; `num_active`, the most sources delivered from in one
-      step, counted only where `capacity` is given (else 0).
+    - `info`: `finite`, whether every state and input is; `num_active`, the most sources delivered
+      from in one step, counted only where `capacity` is given (else 0).
     """
 
     raster: Raster | None
@@ -151,11 +153,12 @@ def simulate(
     - `checkpoint`: a folder, for what is done so far, written after each chunk; `resume=True` goes
       on from it and gives the same spikes as an unbroken run. `progress`: a bar. For both the call
       must not be traced.
-    - `throw`: raise if a state becomes infinite or NaN; else see `info["finite"]`.
+    - `throw`: raise if a state or an input becomes infinite or NaN; else see `info["finite"]`.
 
     **Gradients.** Exact for networks of rates (reverse mode, checkpointed by chunks). Spikes and
     sampled states raise `TypeError` under differentiation unless their neurons ask for an estimator
-    by `spike_gradient`; see `score_gradient`.
+    by `spike_gradient`; see `score_gradient`. A raster is of whole numbers: it and its statistics
+    have no derivative, the trace `"output"` has.
 
     **Raises** `ValueError` for parameters that are not finite, steps too coarse for a neuron,
     delays below `dt` or off its grid, durations and bins that are no whole number of steps, spike
@@ -192,7 +195,7 @@ def simulate(
         intervals=intervals,
         log_prob=log_prob,
     )
-    carry = _start(init_key, circuit, options)
+    start = carry = _start(init_key, circuit, options)
     starts = range(0, num_bins, chunk)
     if traced:
         if checkpoint is not None or progress:
@@ -208,6 +211,12 @@ def simulate(
         bins = jax.tree.map(
             lambda *x: jnp.asarray(np.concatenate(x)[num_warm:num_bins]), bins[0], *bins[1:]
         )
+    if log_prob and num_warm == 0:
+        # What the neurons start from precedes what they emit in the first bin.
+        states = zip(circuit.groups, start.circuit.neurons, strict=True)
+        drawn = [group.neuron.initial_log_prob(state) for group, state in states]
+        added = jnp.sum(jnp.stack([jnp.asarray(x).astype(circuit.dtype) for x in drawn]))
+        bins = eqx.tree_at(lambda b: b.log_prob, bins, bins.log_prob.at[0].add(added))
     return _finish(network, carry, bins, options, bin_width, num_lags, throw)
 
 
@@ -234,14 +243,11 @@ def _start(key: PRNGKeyArray, circuit: Circuit, options: _Options) -> _Carry:
 def _run_chunk(
     options: _Options, circuit: Circuit, carry: _Carry, key: PRNGKeyArray, first_bin: Array
 ) -> tuple[_Carry, _Bins]:
-    carry, bins = jax.lax.scan(
+    return jax.lax.scan(
         lambda c, b: _run_bin(options, circuit, c, key, b),
         carry,
         first_bin + jnp.arange(options.chunk, dtype=jnp.int32),
     )
-    floats = [x for x in jax.tree.leaves(carry.circuit) if jnp.issubdtype(x.dtype, jnp.floating)]
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]))
-    return _Carry(carry.circuit, carry.intervals, carry.num_active, carry.finite & finite), bins
 
 
 _run_chunk_jit = jax.jit(_run_chunk)
@@ -255,7 +261,8 @@ def _run_bin(
         steps
     )
     zeros = jnp.zeros(circuit.size, circuit.dtype)
-    recorded = (bin_index >= options.first) & (bin_index < options.stop)
+    wanted = bin_index < options.stop  # of a chunk's last bins nothing is asked, not even sense
+    recorded = (bin_index >= options.first) & wanted
     has_binary = any(group.neuron.kind == "binary" for group in circuit.groups)
 
     def one(loop, x):
@@ -270,8 +277,10 @@ def _run_bin(
             intervals = _count_intervals(intervals, values, recorded)
         if options.log_prob:
             log_prob = log_prob + _log_prob(circuit, out, options.dt)
-        active = jnp.maximum(carry.num_active, jnp.where(recorded, out.num_active, 0))
-        carry = _Carry(state, intervals, active, carry.finite)
+        active = jnp.maximum(carry.num_active, jnp.where(wanted, out.num_active, 0))
+        # Each step's input too: a binary neuron that is fed NaN is 0, and shows nothing of it.
+        finite = carry.finite & (_finite(out.inputs) | ~wanted)
+        carry = _Carry(state, intervals, active, finite)
         last = (values if has_binary else None, out if options.traces else None)
         return (carry, total + values, log_prob, last), None
 
@@ -291,13 +300,20 @@ def _run_bin(
     discrete = jnp.concatenate(kept) if kept else jnp.zeros(0, circuit.dtype)
     discrete = jax.lax.stop_gradient(discrete)
     means = [jnp.mean(total[begin:end]) / options.steps_per_bin for begin, end in options.spans]
-    return carry, _Bins(
+    finite = carry.finite & (_finite((carry.circuit.neurons, total)) | ~wanted)
+    return eqx.tree_at(lambda c: c.finite, carry, finite), _Bins(
         counts=discrete.astype(jnp.uint8),
         means=jnp.stack(means),
         traces=record(options.traces, carry.circuit, out) if options.traces else {},
         log_prob=log_prob if options.log_prob else None,
         most=jnp.max(discrete, initial=0),
     )
+
+
+def _finite(tree: PyTree) -> Array:
+    """Whether all numbers are finite."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.bool_(True), *(jnp.all(jnp.isfinite(x)) for x in floats)]))
 
 
 def _count_intervals(state: _IntervalState, spikes: Array, recorded: Array) -> _IntervalState:
@@ -316,13 +332,10 @@ def _log_prob(circuit: Circuit, out: StepOutput, dt: float) -> Array:
     """Log-probability of the step's sampled outputs, by neurons that know their intensity."""
     total = jnp.zeros((), circuit.dtype)
     for group, value, intensity in zip(circuit.groups, out.values, out.intensities, strict=True):
-        if intensity is None:
+        if intensity is None or group.neuron.kind == "rate":
             continue
         chance = intensity * dt if group.neuron.kind == "spike" else intensity
-        limits = jnp.finfo(chance.dtype)
-        chance = jnp.clip(chance, limits.tiny, 1 - limits.epsneg)
-        happened = jax.lax.stop_gradient(value) > 0
-        log_prob = jnp.where(happened, jnp.log(chance), jnp.log1p(-chance))
+        log_prob = log_chance(jax.lax.stop_gradient(value).astype(chance.dtype), chance)
         total = total + jnp.sum(log_prob).astype(circuit.dtype)
     return total
 
@@ -339,10 +352,11 @@ def _finish(
     num_lags: int | None,
     throw: bool,
 ) -> Simulation:
-    if throw:
-        bins = check_end(
-            bins, carry.finite, carry.num_active, bins.most, options.capacity, options.dt
-        )
+    # All that is returned passes through, so that a compiled caller cannot drop the check.
+    result = (bins, carry.intervals, carry.num_active, carry.finite)
+    bins, found, num_active, finite = check_end(
+        result, carry.finite, carry.num_active, bins.most, options.capacity, options.dt, throw
+    )
     kinds = [population.neuron.kind for population in network.populations]
     raster = None
     if options.discrete:
@@ -361,8 +375,7 @@ def _finish(
         else:
             statistics = measure_rates(bins.means.T, network.names, bin_width, num_lags)
     intervals = None
-    if carry.intervals is not None:
-        found = carry.intervals
+    if found is not None:
         variance = found.squares / jnp.maximum(found.count - 1, 1)
         cv = jnp.sqrt(variance) / jnp.where(found.mean > 0, found.mean, 1)
         intervals = Intervals(found.count, found.mean * options.dt, cv)
@@ -372,7 +385,7 @@ def _finish(
         statistics=statistics,
         log_prob=bins.log_prob,
         intervals=intervals,
-        info={"num_active": carry.num_active, "finite": carry.finite},
+        info={"num_active": num_active, "finite": finite},
     )
 
 

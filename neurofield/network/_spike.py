@@ -73,6 +73,15 @@ def draw(key: PRNGKeyArray, probability: Float[Array, "*shape"], mode: SpikeGrad
     return _below(jnp.minimum(u, 1 - jnp.finfo(u.dtype).epsneg), probability, mode)
 
 
+def log_chance(
+    happened: Float[Array, "*shape"], chance: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Log-probability of an outcome, 1 or 0, of which 1 has the given chance."""
+    limits = jnp.finfo(chance.dtype)
+    chance = jnp.clip(chance, limits.tiny, 1 - limits.epsneg)
+    return jnp.where(happened > 0, jnp.log(chance), jnp.log1p(-chance))
+
+
 def refractory_left(
     spike: Float[Array, "*shape"], left: Float[Array, "*shape"], refractory: Array, dt: float
 ) -> Float[Array, "*shape"]:

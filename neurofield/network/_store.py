@@ -2,6 +2,10 @@
 
 import hashlib
 import os
+import re
+import types
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +92,9 @@ def _chunk(index: int) -> str:
 
 
 def digest(tree: PyTree) -> str:
-    """A fingerprint of a pytree's structure and numbers."""
+    """A fingerprint of a pytree's structure, functions and numbers, the same in every process."""
     leaves, structure = jax.tree.flatten(tree)
-    total = hashlib.sha256(str(structure).encode())
+    total = hashlib.sha256("\n".join(_described(structure)).encode())
     for leaf in leaves:
         if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -98,3 +102,44 @@ def digest(tree: PyTree) -> str:
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+def _described(value: Any, within: tuple[Any, ...] = ()) -> Iterator[str]:
+    """A static value in words without addresses in memory: a function by its name and its code.
+
+    Of a function, what it holds (defaults, closure) counts too, the global variables that it reads
+    do not. `within`: the functions that hold the value.
+    """
+    if isinstance(value, jax.tree_util.PyTreeDef):
+        node = value.node_data()
+        yield from _described("leaf" if node is None else node, within)
+        for child in value.children():
+            yield from _described(child, within)
+    elif isinstance(value, types.CodeType):
+        yield f"{value.co_name} {value.co_code.hex()} {value.co_names}"
+        yield from _described(value.co_consts, within)
+    elif isinstance(value, partial):
+        yield from _described((value.func, value.args, value.keywords), within)
+    elif isinstance(value, types.FunctionType):
+        yield f"{value.__module__}.{value.__qualname__}"
+        if value in within:  # it calls itself
+            return
+        within = (*within, value)
+        yield from _described((value.__code__, value.__defaults__, value.__kwdefaults__), within)
+        yield from _described([cell.cell_contents for cell in value.__closure__ or ()], within)
+    elif callable(getattr(value, "__wrapped__", None)):
+        yield from _described(value.__wrapped__, within)
+    elif isinstance(value, types.MethodType):
+        yield from _described((value.__func__, value.__self__), within)
+    elif isinstance(value, tuple | list):
+        yield f"{type(value).__name__} of {len(value)}"
+        for part in value:
+            yield from _described(part, within)
+    elif isinstance(value, dict):
+        yield from _described(list(value.items()), within)
+    elif isinstance(value, jax.Array | np.ndarray):
+        yield digest([value])
+    elif isinstance(value, eqx.Module):
+        yield digest(value)
+    else:
+        yield re.sub(r" at 0x[0-9a-f]+", "", repr(value))
