@@ -219,7 +219,7 @@ def simulate(name, tmp_path, *options):
 @pytest.mark.parametrize(
     ("name", "scale"),
     [
-        ("balanced_binary", 0.02),
+        pytest.param("balanced_binary", 0.02, marks=pytest.mark.slow),
         ("brunel2000", 0.01),
         ("markov_ei", 0.1),
         ("sompolinsky_crisanti_sommers", 0.05),
@@ -239,6 +239,7 @@ def test_ready_ones_run(name, scale):
         assert found.raster.spikes.shape == (net.size, round(0.01 / settings["bin_width"]))
 
 
+@pytest.mark.slow
 def test_the_manual_shows_a_network_that_spikes():
     text = (ROOT / "docs" / "simulate.md").read_text()
     (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)

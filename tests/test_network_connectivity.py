@@ -66,7 +66,23 @@ realised_statistics = jax.jit(jax.vmap(block_statistics))
 # --- block statistics -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+# The rest are variations of these.
+MAIN = {
+    "gaussian, no autapses",
+    "Erdos-Renyi, Dale",
+    "multapses, normal",
+    "simple, normal",
+    "torus",
+    "clustered",
+    "low rank",
+}
+
+
+def marked(cases):
+    return [pytest.param(case, marks=[pytest.mark.slow] * (case not in MAIN)) for case in cases]
+
+
+@pytest.mark.parametrize("case", marked(CASES))
 def test_ensemble_statistics_are_the_expected_realised_ones(case):
     rule, num_post, num_pre = CASES[case]
     weights = realisations(rule, jax.random.key(1), num_post, num_pre, 2000)
@@ -340,18 +356,20 @@ def test_low_rank_rows():
 
 @pytest.mark.parametrize(
     "case",
-    [
-        "Erdos-Renyi, Dale",
-        "Erdos-Renyi, log-normal",
-        "places",
-        "clustered, normal",
-        "matrix",
-        "low rank, no autapses",
-        "gaussian",
-        "all to all",
-        "multapses, normal",
-        "simple, no autapses",
-    ],
+    marked(
+        [
+            "Erdos-Renyi, Dale",
+            "Erdos-Renyi, log-normal",
+            "places",
+            "clustered, normal",
+            "matrix",
+            "low rank, no autapses",
+            "gaussian",
+            "all to all",
+            "multapses, normal",
+            "simple, no autapses",
+        ]
+    ),
 )
 def test_jit_and_single_precision(case):
     rule, num_post, num_pre = CASES[case]
@@ -386,7 +404,13 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("case", WEIGHTED)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (not case.startswith(("n", "D", "g", "f"))))
+        for case in WEIGHTED
+    ],
+)
 def test_derivative_and_vmap_over_weights(case):
     build, at = WEIGHTED[case]
     num = 9 if case == "matrix" else 12

@@ -167,3 +167,24 @@ def test_a_checkpoint_is_of_one_simulation(tmp_path):
         noisy(folder, 0.05, num_chunks=2, seed=2, resume=True)
     with pytest.raises(ValueError, match="num_bins differ"):
         noisy(folder, 0.1, num_chunks=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: nw.LIF(tau=0.0), "tau"),
+        (lambda: nw.EscapeLIF(width=0.0), "width"),
+        (lambda: nw.GLM(rate=-1.0), "rate"),
+        (lambda: nw.ConductanceLIF(capacitance=-0.2), "capacitance"),
+        (lambda: nw.HodgkinHuxley(leak=0.0), "leak"),
+        (lambda: nw.Izhikevich(a=-0.1), "a must"),
+        (lambda: nw.MarkovLIF(refractory=-1e-3), "refractory"),
+        (lambda: nw.QIF(tau=jnp.nan), "tau"),
+        (lambda: nw.annealed(0.5, jnp.nan), "weight must be finite, got"),
+        (lambda: nw.annealed(1.5, 1.0), "probability"),
+        (lambda: nw.Poisson(-1.0, 0.1), "rate"),
+    ],
+)
+def test_constants_that_make_no_sense_are_errors(build, name):
+    with pytest.raises(ValueError, match=name):
+        build()

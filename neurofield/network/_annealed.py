@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._deliver import for_each
 from ._neuron import as_parameter
+from ._require import finite
 from ._spike import draw
 
 
@@ -31,6 +32,7 @@ def annealed(probability: ArrayLike, weight: ArrayLike) -> Annealed:
     probability outside [0, 1].
     """
     rule = Annealed(as_parameter(probability), as_parameter(weight))
+    finite("weight", rule.weight)
     if not isinstance(rule.probability, jax.core.Tracer) and not 0 <= rule.probability <= 1:
         raise ValueError(f"probability must lie in [0, 1], got {probability}.")
     return rule

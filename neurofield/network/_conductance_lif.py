@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._exprel import exprel
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import not_negative, positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 
@@ -42,6 +43,11 @@ class ConductanceLIF(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current", "excitatory", "inhibitory")
+
+    def __check_init__(self):
+        positive("capacitance", self.capacitance)
+        positive("leak", self.leak)
+        not_negative("refractory", self.refractory)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> ConductanceLIFState:
         dtype = dtype_of(self)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._hazard import Hazard, check_hazard, relative_hazard, spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import not_negative, positive
 from ._spike import SpikeGradient, draw, refractory_left
 
 
@@ -48,6 +49,10 @@ class EscapeLIF(Neuron):
     channels: ClassVar[tuple[str, ...]] = ("current", "jump")
 
     def __check_init__(self):
+        not_negative("rate", self.rate)
+        not_negative("refractory", self.refractory)
+        positive("tau", self.tau)
+        positive("width", self.width)
         check_hazard(self.hazard)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> EscapeLIFState:

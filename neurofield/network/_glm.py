@@ -11,6 +11,7 @@ from neurofield._types import Arrayish
 from ._exprel import exprel
 from ._hazard import Hazard, check_hazard, relative_hazard, spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
+from ._require import not_negative, positive
 from ._spike import SpikeGradient, draw, refractory_left
 
 
@@ -59,6 +60,8 @@ class GLM(Neuron):
     channels: ClassVar[tuple[str, ...]] = ("current",)
 
     def __check_init__(self):
+        not_negative("rate", self.rate)
+        not_negative("refractory", self.refractory)
         check_hazard(self.hazard)
         weights, taus = (() if x is None else x.shape[:1] for x in (self.history, self.history_tau))
         if weights != taus:
@@ -66,6 +69,8 @@ class GLM(Neuron):
                 f"history has {weights} filters and history_tau {taus}: give one time constant "
                 "for each filter's weight, on the first axis of both."
             )
+        if self.history_tau is not None:
+            positive("history_tau", self.history_tau)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> GLMState:
         dtype = dtype_of(self)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._exprel import exprel
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import not_negative, positive
 from ._spike import SpikeGradient, crossing
 
 
@@ -59,6 +60,12 @@ class HodgkinHuxley(Neuron):
         h = 128 * jnp.exp((17 - v) / 18), 4000 * jax.nn.sigmoid((v - 40) / 5)
         n = 160 / exprel((15 - v) / 5), 500 * jnp.exp((10 - v) / 40)
         return m, h, n
+
+    def __check_init__(self):
+        positive("capacitance", self.capacitance)
+        positive("leak", self.leak)
+        not_negative("sodium", self.sodium)
+        not_negative("potassium", self.potassium)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> HodgkinHuxleyState:
         dtype = dtype_of(self)

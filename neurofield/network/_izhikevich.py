@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import positive
 from ._spike import SpikeGradient, crossing
 
 
@@ -39,6 +40,9 @@ class Izhikevich(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("current", "jump")
+
+    def __check_init__(self):
+        positive("a", self.a)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> IzhikevichState:
         dtype = dtype_of(self)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._hazard import spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
+from ._require import not_negative
 from ._spike import SpikeGradient, crossing, draw
 
 
@@ -44,6 +45,10 @@ class MarkovLIF(Neuron):
 
     kind: ClassVar[Kind] = "spike"
     channels: ClassVar[tuple[str, ...]] = ("drive", "excitatory", "inhibitory")
+
+    def __check_init__(self):
+        not_negative("leak", self.leak)
+        not_negative("refractory", self.refractory)
 
     def init(self, key: PRNGKeyArray, shape: Shape = ()) -> MarkovLIFState:
         zero = jnp.zeros(shape, dtype_of(self))

@@ -17,7 +17,7 @@ def not_negative(what: str, value: ArrayLike) -> None:
 
 def finite(what: str, value: ArrayLike) -> None:
     """Raises `ValueError` unless all of `value` is finite; traced values pass."""
-    _require(what, value, lambda x: x == x, "finite")
+    _require(what, value, lambda x: x == x, "")
 
 
 def _require(what, value, holds, wanted) -> None:
@@ -26,4 +26,5 @@ def _require(what, value, holds, wanted) -> None:
     array = np.asarray(value)
     if not (np.isfinite(array).all() and holds(array).all()):
         bad = array[~(np.isfinite(array) & holds(array))].ravel()[:5].tolist()
-        raise ValueError(f"{what} must be finite and {wanted}, got {bad}.")
+        wanted = f"finite and {wanted}" if wanted else "finite"
+        raise ValueError(f"{what} must be {wanted}, got {bad}.")
