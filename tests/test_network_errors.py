@@ -61,7 +61,7 @@ def test_wrong_descriptions_are_errors():
         nw.Network([a], [nw.Projection("a", "b", rule)])
     with pytest.raises(ValueError, match="names of their own"):
         nw.Network([a, a])
-    with pytest.raises(ValueError, match="'conductance'.*current"):
+    with pytest.raises(ValueError, match=r"'conductance'.*current"):
         nw.Network([a], [nw.Projection("a", "a", rule, channel="conductance")])
     with pytest.raises(ValueError, match="sources that spike"):
         nw.Network([a, rate], [nw.Projection("r", "a", rule, plasticity=nw.TsodyksMarkram())])
