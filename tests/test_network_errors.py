@@ -53,6 +53,28 @@ def test_parameters_that_are_not_finite_are_named():
         run(pair(weight=np.inf))
 
 
+def test_traced_parameters_are_checked_too():
+    def spikes(tau, threshold):
+        return run(pair(neuron=nw.LIF(tau=tau, threshold=threshold))).raster.spikes
+
+    spikes = jax.jit(jax.vmap(spikes))
+    good, two = jnp.asarray([0.02, 0.03]), jnp.asarray([20.0, 21.0])
+    assert spikes(good, two).sum() > 0
+    with pytest.raises(Exception, match="too coarse for a neuron"):
+        jax.block_until_ready(spikes(good.at[1].set(0.005), two))
+    with pytest.raises(Exception, match="parameter of the network is not finite"):
+        jax.block_until_ready(spikes(good, two.at[0].set(jnp.nan)))
+
+
+def test_delays_of_synapses_lie_on_the_grid():
+    lists = nw.from_edges([0, 1], [1, 0], 1.0, num_pre=8, num_post=8, delays=[2e-3, 2.4e-3])
+    net = nw.Network([nw.Population("a", nw.LIF(), 8)], [nw.Projection("a", "a", lists)])
+    with pytest.raises(ValueError, match="no whole number of steps"):
+        run(net)
+    with pytest.raises(ValueError, match="capacity is for"):
+        run(pair(), capacity=4)
+
+
 def test_wrong_descriptions_are_errors():
     a = nw.Population("a", nw.LIF(), 8)
     rule = nw.erdos_renyi(0.5, 1.0)

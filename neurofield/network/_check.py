@@ -30,31 +30,54 @@ def whole_steps(
     return steps
 
 
-def check_network(network: Network, dt: float) -> None:
-    """Raise `ValueError` for parameters that are not finite and for a step that is too coarse."""
+def check_network(network: Network, dt: float) -> Network:
+    """The network, unless a parameter is not finite or the step too coarse: a `ValueError`.
+
+    Where they are traced, the returned network's arrays carry the check.
+    """
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt must be a positive number of seconds, got {dt}.")
+    finite, fine = [], []  # of what is traced
     for population in network.populations:
-        _check_leaves(population, f"population {population.name!r}")
-        longest = population.neuron.max_dt()
-        if not is_traced(longest) and dt > float(np.min(longest)) * (1 + 1e-6):
+        finite += _check_leaves(population, f"population {population.name!r}")
+        if is_traced(population.neuron):
+            longest = population.neuron.max_dt()
+            fine.append(dt <= jnp.min(jnp.asarray(longest)) * (1 + 1e-6))
+            continue
+        with jax.ensure_compile_time_eval():
+            longest = float(np.min(np.asarray(population.neuron.max_dt())))
+        if dt > longest * (1 + 1e-6):
             raise ValueError(
                 f"dt = {dt} s is too coarse for {type(population.neuron).__name__} of population "
-                f"{population.name!r}: use at most {float(np.min(longest)):.3g} s."
+                f"{population.name!r}: use at most {longest:.3g} s."
             )
     for projection in network.projections:
-        _check_leaves(projection, f"projection {projection.name}")
+        finite += _check_leaves(projection, f"projection {projection.name}")
     for noise in network.shared:
-        _check_leaves(noise, "shared noise")
+        finite += _check_leaves(noise, "shared noise")
+    # Concrete leaves stay concrete: drawing lists of synapses needs them so.
+    traced, rest = eqx.partition(network, is_traced)
+    for holds, message in (
+        (finite, "a parameter of the network is not finite."),
+        (fine, f"dt = {dt} s is too coarse for a neuron of the network."),
+    ):
+        if holds:
+            traced = eqx.error_if(traced, ~jnp.all(jnp.stack(holds)), message)
+    return eqx.combine(traced, rest)
 
 
-def _check_leaves(tree: PyTree, what: str) -> None:
+def _check_leaves(tree: PyTree, what: str) -> list[Array]:
+    """Raises for a leaf that is not finite; whether it is, for each that is traced."""
+    finite = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if is_traced(leaf) or not eqx.is_inexact_array(leaf):
+        if not eqx.is_inexact_array(leaf):
             continue
-        if not np.isfinite(leaf).all():
+        if is_traced(leaf):
+            finite.append(jnp.all(jnp.isfinite(leaf)))
+        elif not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path).lstrip(".")
             raise ValueError(f"{what}: {name} is not finite ({np.asarray(leaf).ravel()[:5]}).")
+    return finite
 
 
 def check_end(

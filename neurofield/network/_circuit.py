@@ -229,6 +229,11 @@ def _piece(network: Network, projection: Projection, dt: float, dtype: Any) -> P
                 f"projection {projection.name}: a synapse has a delay below dt = {dt} s; use a "
                 "smaller dt or larger delays."
             )
+        if (np.abs(steps - np.rint(steps))[~filled] > 1e-3).any():
+            raise ValueError(
+                f"projection {projection.name}: a synapse has a delay that is no whole number of "
+                f"steps of dt = {dt} s; round the delays to the grid."
+            )
         lags = np.where(filled, 0, np.rint(steps) - early).astype(np.int32)
         table = DelayedLists(
             table.targets, table.weights, jnp.asarray(lags), table.num_post, int(lags.max()) + 1

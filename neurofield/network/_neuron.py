@@ -103,8 +103,9 @@ class Custom(Neuron):
     """A neuron of one's own: two pure functions and a pytree of parameters.
 
     `init_fn(params, key, shape) -> state` and `step_fn(params, key, state, input, dt) ->
-    (state, Output)`, as in `Neuron`. `output_fn(params, state)` gives the output before the first
-    step, zero by default.
+    (state, Output)`, as in `Neuron`, where `kind` and `channels` are explained. `output_fn(params,
+    state)` gives the output before the first step, zero by default; `max_dt` is the coarsest step
+    in seconds, any by default. Fields of a state that is an `eqx.Module` can be traced by name.
     """
 
     params: PyTree

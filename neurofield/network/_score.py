@@ -21,7 +21,7 @@ class ScoreGradient(eqx.Module):
     """An estimate by `score_gradient`, with standard errors from the spread over samples.
 
     - `value`, `value_error`: the expected loss.
-    - `gradient`, `error`: like the parameters; zero for leaves that are not floating.
+    - `gradient`, `error`: like the parameters; `None` for leaves that are not floating.
     """
 
     value: Float[Array, ""]

@@ -146,8 +146,8 @@ def simulate(
     - `method`: how spikes are delivered: `"events"` (a loop over them), `"lists"` (all at once, in
       lists of bucketed capacity), `"matmul"` (the only one with a reverse mode, always used for
       rates and with `spike_gradient`); by default events on a CPU, lists elsewhere.
-    - `capacity`: the longest spike list of a step that `"lists"` may meet; every neuron by default.
-      More spikes than that are an error, never lost.
+    - `capacity`: the longest spike list of a step that `"lists"` may meet; by default every neuron,
+      so that nothing can overflow. More spikes than that are an error, never lost.
     - `num_chunks`: pieces that time is cut into, by default about the root of the number of bins;
       a gradient stores the states between chunks and steps through one chunk at a time.
     - `checkpoint`: a folder, for what is done so far, written after each chunk; `resume=True` goes
@@ -167,7 +167,9 @@ def simulate(
     """
     if bin_width is None:
         bin_width = max(1e-3, dt)
-    check_network(network, dt)
+    network = check_network(network, dt)
+    if capacity is not None and method != "lists":
+        raise ValueError(f'capacity is for method="lists", got method={method!r}.')
     steps_per_bin = whole_steps("bin_width", bin_width, dt)
     num_warm = whole_steps("warm_up", warm_up, bin_width, least=0, unit="bin_width")
     num_bins = num_warm + whole_steps("duration", duration, bin_width, unit="bin_width")

@@ -278,7 +278,8 @@ def _step_pathway(
         level = arrived = level + arrived
     kernel = pathway.kernel.update(kernel_key, state.kernel, arrived, dt, pathway.level)
     num_active = jnp.int32(0)
-    if capacity < pathway.num_pre and pathway.kind != "rate":
+    listed = pathway.kind != "rate" and not (pathway.random or pathway.differentiable)
+    if capacity < pathway.num_pre and listed:
         num_active = jnp.sum(transmitted != 0, dtype=jnp.int32)
     return PathwayState(kernel, plasticity, ring, previous, level, arrivals), num_active
 
