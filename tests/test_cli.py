@@ -192,6 +192,7 @@ def test_overwrite_replaces_and_leaves_nothing_stale(tmp_path, capfd):
     assert {"mine.txt", "fit_independent.npz"} <= names
 
 
+@pytest.mark.slow
 def test_more_units_than_exact_solutions_hold_are_labelled(tmp_path, capfd):
     """21 units: independent and kinetic models are scored, the lattice says why not."""
     rng = np.random.default_rng(0)

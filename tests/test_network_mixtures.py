@@ -192,8 +192,9 @@ def expected():
     ("order", "form", "method", "own_delays"),
     [
         ("EIXSRQB", "dense", "events", False),  # like neurons side by side, in one group
-        ("QXEIBSR", "auto", "lists", False),
-        ("ERIBXSQ", "lists", "events", True),  # like neurons apart
+        pytest.param("QXEIBSR", "auto", "lists", False, marks=pytest.mark.slow),
+        # Like neurons apart.
+        pytest.param("ERIBXSQ", "lists", "events", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_mixture_goes_as_in_plain_numpy(expected, order, form, method, own_delays):

@@ -188,6 +188,7 @@ def with_functions(frequency, **options):
     ).traces["a"]["output"]
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_of_functions_goes_on(tmp_path):
     folder = tmp_path / "run"
     process = subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT, check=False)
