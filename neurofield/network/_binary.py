@@ -5,18 +5,14 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
+from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, optional_parameter, parameter
 from ._require import positive
 from ._spike import SpikeGradient, crossing, draw, log_chance
 
 Update: TypeAlias = Literal["glauber", "sequential", "parallel"]
 Noise: TypeAlias = Literal["logistic", "gaussian"]
-
-
-def _optional(value: ArrayLike | None) -> Array | None:
-    return None if value is None else as_parameter(value)
 
 
 class BinaryState(eqx.Module):
@@ -47,7 +43,7 @@ class Binary(Neuron):
     threshold: Parameter = parameter(1.0)
     tau: Parameter = parameter(0.01)  # s
     update: Update = eqx.field(static=True, default="glauber")
-    gain: Parameter | None = eqx.field(converter=_optional, default=None)
+    gain: Parameter | None = eqx.field(converter=optional_parameter, default=None)
     noise: Noise = eqx.field(static=True, default="logistic")
     initial: Parameter = parameter(0.5)
     spike_gradient: SpikeGradient = eqx.field(static=True, default="error")

@@ -28,6 +28,11 @@ def as_parameter(value: ArrayLike) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
+def optional_parameter(value: ArrayLike | None) -> Array | None:
+    """As `as_parameter`, where `None` stands for what a neuron does not have."""
+    return None if value is None else as_parameter(value)
+
+
 def parameter(default: float) -> Any:
     """A field of a neuron with a default value, converted by `as_parameter`."""
     return eqx.field(converter=as_parameter, default=default)

@@ -7,9 +7,9 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
+from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, optional_parameter, parameter
 from ._require import positive
 
 
@@ -28,10 +28,6 @@ def _phi(value: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
             f"Unknown nonlinearity phi={value!r}: give one of {', '.join(_PHI)}, or a function."
         )
     return _PHI[value]
-
-
-def _optional(value: ArrayLike | None) -> Array | None:
-    return None if value is None else as_parameter(value)
 
 
 class RateState(eqx.Module):
@@ -54,7 +50,7 @@ class Rate(Neuron):
     phi: Callable[[Array], Array] = eqx.field(static=True, converter=_phi, default="tanh")
     tau: Parameter = parameter(0.01)  # s
     gain: Parameter = parameter(1.0)
-    adaptation: Parameter | None = eqx.field(converter=_optional, default=None)
+    adaptation: Parameter | None = eqx.field(converter=optional_parameter, default=None)
     tau_adaptation: Parameter = parameter(0.1)  # s
     initial_mean: Parameter = parameter(0.0)
     initial_sd: Parameter = parameter(1.0)

@@ -268,7 +268,7 @@ def _run_bin(
     has_binary = any(group.neuron.kind == "binary" for group in circuit.groups)
 
     def one(loop, x):
-        carry, total, log_prob, _ = loop
+        carry, total, log_prob, bad, _ = loop
         step, own_keys = x
         state, out = step_circuit(
             own_keys, circuit, carry.circuit, step, options.dt, options.method, options.capacity
@@ -280,17 +280,22 @@ def _run_bin(
         if options.log_prob:
             log_prob = log_prob + _log_prob(circuit, out, options.dt)
         active = jnp.maximum(carry.num_active, jnp.where(wanted, out.num_active, 0))
-        # Each step's input too: a binary neuron that is fed NaN is 0, and shows nothing of it.
-        finite = carry.finite & (_finite(out.inputs) | ~wanted)
-        carry = _Carry(state, intervals, active, finite)
+        # Each step's input too: a binary neuron that is fed NaN is 0, and shows nothing of it. They
+        # are noted one by one, and looked over at the end of the bin: a reduction a step is slow.
+        bad = tuple(b | ~jnp.isfinite(x) for b, x in zip(bad, out.inputs, strict=True))
+        carry = _Carry(state, intervals, active, carry.finite)
         last = (values if has_binary else None, out if options.traces else None)
-        return (carry, total + values, log_prob, last), None
+        return (carry, total + values, log_prob, bad, last), None
 
     # The last step's output is kept where it is asked for; its shape is that of any step's.
-    shape = jax.eval_shape(lambda: one((carry, zeros, zeros[0], None), (steps[0], keys[0]))[0][3])
+    good = tuple(
+        jnp.zeros((len(group.neuron.channels), group.size), bool) for group in circuit.groups
+    )
+    first = (carry, zeros, zeros[0], good, None)
+    shape = jax.eval_shape(lambda: one(first, (steps[0], keys[0]))[0][-1])
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    (carry, total, log_prob, (last, out)), _ = jax.lax.scan(
-        one, (carry, zeros, jnp.zeros((), circuit.dtype), blank), (steps, keys)
+    (carry, total, log_prob, bad, (last, out)), _ = jax.lax.scan(
+        one, (carry, zeros, jnp.zeros((), circuit.dtype), good, blank), (steps, keys)
     )
     content = []
     for group in circuit.groups:
@@ -302,7 +307,8 @@ def _run_bin(
     discrete = jnp.concatenate(kept) if kept else jnp.zeros(0, circuit.dtype)
     discrete = jax.lax.stop_gradient(discrete)
     means = [jnp.mean(total[begin:end]) / options.steps_per_bin for begin, end in options.spans]
-    finite = carry.finite & (_finite((carry.circuit.neurons, total)) | ~wanted)
+    sound = _finite((carry.circuit.neurons, total)) & ~jnp.any(jnp.stack([jnp.any(b) for b in bad]))
+    finite = carry.finite & (sound | ~wanted)
     return eqx.tree_at(lambda c: c.finite, carry, finite), _Bins(
         counts=discrete.astype(jnp.uint8),
         means=jnp.stack(means),
