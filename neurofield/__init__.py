@@ -10,5 +10,8 @@ import lazy_loader as _lazy
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["recording", "statistics", "network", "lattice", "fit", "plot", "cli"]
+    __name__,
+    submodules=[
+        *("recording", "statistics", "network", "lattice", "markov", "fit", "plot", "cli"),
+    ],
 )

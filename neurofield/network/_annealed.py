@@ -6,9 +6,10 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from neurofield._validate import finite
+
 from ._deliver import for_each
 from ._neuron import as_parameter
-from ._require import finite
 from ._spike import draw
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._validate import positive
+
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, optional_parameter, parameter
-from ._require import positive
 from ._spike import SpikeGradient, crossing, draw, log_chance
 
 Update: TypeAlias = Literal["glauber", "sequential", "parallel"]

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._validate import not_negative, positive
+
 from ._exprel import exprel
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
-from ._require import not_negative, positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 

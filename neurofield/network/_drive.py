@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from neurofield._types import PyTree
+from neurofield._validate import finite, positive
 
 from ._neuron import Parameter, as_parameter
-from ._require import finite, positive
 
 
 class Targets(eqx.Module):

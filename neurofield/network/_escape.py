@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._validate import not_negative, positive
+
 from ._hazard import Hazard, check_hazard, relative_hazard, spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
-from ._require import not_negative, positive
 from ._spike import SpikeGradient, draw, refractory_left
 
 

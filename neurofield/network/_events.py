@@ -15,13 +15,13 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, UInt8
 
 from neurofield._numerics import contract
 from neurofield._types import PyTree
+from neurofield._validate import finite, not_negative
 from neurofield.recording import Raster
 
 from ._drive import Function, Source, Targets, TimeCourse
 from ._kernel import Delta, Kernel
 from ._neuron import Parameter, as_parameter
 from ._poisson import poisson_counts
-from ._require import finite, not_negative
 
 
 def _filtered(kernel: Kernel, key: PRNGKeyArray, state: PyTree, arrivals: Array, dt: float):

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float, PRNGKeyArray
 
 from neurofield._types import PyTree
+from neurofield._validate import positive
 
 from ._neuron import Parameter, as_parameter
 from ._poisson import poisson_counts
-from ._require import positive
 
 
 class Kernel(eqx.Module):

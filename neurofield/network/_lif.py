@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._validate import positive
+
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
-from ._require import positive
 from ._spike import SpikeGradient, crossing, refractory_left
 
 

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._validate import not_negative
+
 from ._hazard import spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
-from ._require import not_negative
 from ._spike import SpikeGradient, crossing, draw
 
 

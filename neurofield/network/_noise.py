@@ -4,9 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from neurofield._validate import not_negative, positive
+
 from ._drive import Source, Targets
 from ._neuron import Parameter, as_parameter
-from ._require import not_negative, positive
 
 
 class WhiteNoise(Source):

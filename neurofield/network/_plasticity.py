@@ -6,8 +6,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from neurofield._validate import not_negative
+
 from ._neuron import Parameter, Shape, parameter
-from ._require import not_negative
 
 
 class TsodyksMarkramState(eqx.Module):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from neurofield._validate import not_negative, positive
 from neurofield.recording import Raster
 
 from ._check import whole_steps
 from ._neuron import as_parameter
 from ._poisson import poisson_counts
-from ._require import not_negative, positive
 from ._synthetic_counts import as_bits, checked_counts
 
 

@@ -1,0 +1,172 @@
+"""The master equation of voltage occupancies: finite volumes with the Scharfetter-Gummel flux."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from neurofield._numerics import contract
+
+from ._closure import Input, Moments, Nodes
+from ._grid import Grid
+from ._parameters import Parameters
+
+_NEVER = 1e7  # hertz: the refractory rate that stands for none
+_LEAST_DIFFUSION = 1e-6  # mV^2/s: without noise the flux is the upwind one
+
+
+class State(eqx.Module):
+    """Where the neurons are, as fractions of each population, and the moments of their synapses.
+
+    - `occupancy`: `[population, M, M, K]`, by excitatory node, inhibitory node, and cell.
+    - `refractory`: `[population, M, M]`. Its sum with that of the occupancy is 1.
+    - `moments`: of the pending spikes.
+    - `spikes`: `[population]`, spikes per neuron since the start.
+    """
+
+    occupancy: Float[Array, "population node node bin"]
+    refractory: Float[Array, "population node node"]
+    moments: Moments
+    spikes: Float[Array, " population"]
+
+
+class Transport(eqx.Module):
+    """Rates between neighbouring cells, hertz.
+
+    - `up`: `[population, M, M, K]`, from each cell to the next above; from the last one, to spikes.
+    - `down`: `[population, M, M, K - 1]`, to each cell from the next above.
+    """
+
+    up: Float[Array, "population node node bin"]
+    down: Float[Array, "population node node face"]
+
+    def spiking(self, occupancy: Float[Array, "population node node bin"]) -> Array:
+        """Spikes per second and neuron, `[population, M, M]`."""
+        return self.up[..., -1] * occupancy[..., -1]
+
+    def __call__(self, occupancy: Float[Array, "population node node bin"]) -> Array:
+        """Time derivative of the occupancy by drift, noise and spikes."""
+        out = self.up * occupancy
+        net = out[..., :-1] - self.down * occupancy[..., 1:]
+        pad = [(0, 0)] * 3
+        return jnp.pad(net, [*pad, (1, 0)]) - jnp.concatenate([net, out[..., -1:]], axis=-1)
+
+
+def bernoulli(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """B(x) = x / (exp(x) - 1), the weight of the Scharfetter-Gummel flux."""
+    small = jnp.abs(x) < 0.1
+    near = jnp.where(small, x, 0) ** 2
+    series = 1 + near * (1 / 12 - near * (1 / 720 - near * (1 / 30240 - near / 1209600)))
+    size = jnp.abs(jnp.where(small, 1, x))
+    ratio = size / jnp.expm1(size)
+    far = jnp.where(size < 80, ratio, 0)
+    return jnp.where(small, series - x / 2, far + jnp.maximum(-x, 0))
+
+
+def transport(params: Parameters, grid: Grid, received: Input) -> Transport:
+    """Rates between cells by drift and diffusion (Scharfetter & Gummel 1969), Ito's convention.
+
+    Exact for constant drift and diffusion between two centres; nothing leaves at the bottom, and
+    the threshold absorbs at half a cell from the last centre.
+    """
+    edges, centres = grid.edges[1:], grid.centres
+    felt_edges, felt_centres = params.felt(edges), params.felt(centres)
+    drift = received.drift(params, edges, felt_edges)
+    at_edges = received.white(felt_edges) / 2 + _LEAST_DIFFUSION
+    at_centres = received.white(felt_centres) / 2 + _LEAST_DIFFUSION
+    distance = np.full(grid.num_bins, grid.width)
+    distance[-1] /= 2
+    distance = jnp.asarray(distance, drift.dtype)
+    peclet = drift * (distance[None] / at_edges)[:, None, None]
+    above = bernoulli(peclet)
+    rate = 1 / (grid.width * distance)[None]
+    up = (at_centres * rate)[:, None, None] * (above + peclet)  # B(-x) = B(x) + x
+    down = (at_centres[:, 1:] * rate[:, :-1])[:, None, None] * above[..., :-1]
+    return Transport(up, down)
+
+
+def leaving_rate(params: Parameters) -> Float[Array, " population"]:
+    """Rate at which refractoriness ends, hertz; where there is none, one beyond all others."""
+    none = jnp.isinf(params.refractory_rate)
+    return jnp.where(none, _NEVER, jnp.where(none, 1, params.refractory_rate))
+
+
+def master_equation(
+    params: Parameters,
+    grid: Grid,
+    nodes: Nodes,
+    received: Input,
+    rates: Transport,
+    state: State,
+) -> tuple[Array, Array]:
+    """Time derivatives of the occupancy and of the refractory fraction, per second."""
+    returning = leaving_rate(params)[:, None, None] * state.refractory
+    occupancy = rates(state.occupancy) + exchange(nodes, received, state.occupancy)
+    refractory = (
+        rates.spiking(state.occupancy)
+        - returning
+        + exchange(nodes, received, state.refractory[..., None])[..., 0]
+    )
+    return into_reset(grid, occupancy, returning), refractory
+
+
+def into_reset(grid: Grid, occupancy: Array, returning: Array) -> Array:
+    """Adds neurons `[population, M, M]` to the two cells that meet at the reset, half to each."""
+    at = slice(grid.reset_bin - 1, grid.reset_bin + 1)
+    return occupancy.at[..., at].add(returning[..., None] / 2)
+
+
+def exchange(
+    nodes: Nodes, received: Input, occupancy: Float[Array, "population node node bin"]
+) -> Array:
+    """Time derivative by the renewal of the synaptic fluctuations."""
+    if len(nodes.value) == 1:
+        return jnp.zeros_like(occupancy)
+    generator = jnp.asarray(nodes.generator, occupancy.dtype)
+    excitatory = contract("ij,qjlk->qilk", generator, occupancy)
+    inhibitory = contract("ij,qljk->qlik", generator, occupancy)
+    rate = received.renewal[:, :, None, None, None]
+    return rate[:, 0] * excitatory + rate[:, 1] * inhibitory
+
+
+def implicit_exchange(nodes: Nodes, step: Float[Array, "population 2"], occupancy: Array) -> Array:
+    """(1 - step_E G_E)^-1 (1 - step_I G_I)^-1 applied to `[population, M, M, K]`."""
+    if len(nodes.value) == 1:
+        return occupancy
+    shrink = 1 / (1 + step[:, :, None] * jnp.asarray(nodes.decay, step.dtype)[None, None])
+    left, right = (jnp.asarray(x, step.dtype) for x in (nodes.left, nodes.right))
+    inverse = contract("ij,qkj,jl->qkil", left, shrink, right)
+    occupancy = contract("qij,qjlk->qilk", inverse[:, 0], occupancy)
+    return contract("qij,qljk->qlik", inverse[:, 1], occupancy)
+
+
+def implicit_transport(
+    params: Parameters,
+    grid: Grid,
+    rates: Transport,
+    step: Float[Array, ""],
+    occupancy: Float[Array, "population node node bin"],
+    refractory: Float[Array, "population node node"],
+) -> tuple[Array, Array]:
+    """(1 - step W)^-1 applied, W the transport with spikes, refractoriness and reset.
+
+    A tridiagonal solve, with the return from refractoriness as a border.
+    """
+    lower = -step * rates.up[..., :-1]
+    upper = -step * rates.down
+    pad = [(0, 0)] * 3
+    lower, upper = jnp.pad(lower, [*pad, (1, 0)]), jnp.pad(upper, [*pad, (0, 1)])
+    diagonal = 1 + step * (rates.up + jnp.pad(rates.down, [*pad, (1, 0)]))
+    returning = (step * leaving_rate(params))[:, None, None]
+    reset = into_reset(grid, jnp.zeros_like(occupancy), jnp.ones_like(refractory))
+    solved = jax.lax.linalg.tridiagonal_solve(
+        lower, diagonal, upper, jnp.stack([occupancy, reset], axis=-1)
+    )
+    free, from_reset = solved[..., 0], solved[..., 1]
+    # The last cell's spikes become refractory, and these return: one unknown for each node.
+    out = step * rates.up[..., -1]
+    refractory = (refractory + out * free[..., -1]) / (
+        1 + returning - out * returning * from_reset[..., -1]
+    )
+    return free + (returning * refractory)[..., None] * from_reset, refractory

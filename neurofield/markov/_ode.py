@@ -1,0 +1,206 @@
+"""The differential equations of the reduction, and their integration by diffrax."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from neurofield._results import RESULTS
+from neurofield._types import PyTree
+
+from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates, nodes_of
+from ._finite_volume import (
+    State,
+    Transport,
+    implicit_exchange,
+    implicit_transport,
+    master_equation,
+    transport,
+)
+from ._grid import Grid
+from ._parameters import Parameters
+from ._rosenbrock import RosenbrockW
+
+DriveFactor = Callable[[Any], Any]
+Adjoint = Literal["reverse", "forward"]
+_FIRST_STEP = 1e-5  # seconds
+
+
+class Field(eqx.Module):
+    """The right-hand side of the ordinary differential equations, with its configuration."""
+
+    params: Parameters
+    drive_factor: DriveFactor | None
+    grid: Grid = eqx.field(static=True)
+    closure: Closure = eqx.field(static=True)
+    num_nodes: int = eqx.field(static=True)
+
+    @property
+    def nodes(self) -> Nodes:
+        return nodes_of(self.closure, self.num_nodes)
+
+    def received(
+        self, time: Any, state: State
+    ) -> tuple[Input, Transport, Moments, Float[Array, " population"]]:
+        """Input, rates between cells, time derivative of the moments, rates in hertz."""
+        factor = factor_at(self.drive_factor, time, self.params)
+        # The input depends on the moments and their renewal, and the latter on the spikes that
+        # leave now; the transport of the last cell depends on the input. The renewal of a chain is
+        # no part of the drift, so that the moments alone give the transport.
+        zero = jnp.zeros_like(self.params.size)
+        _, renewal = moment_rates(self.params, state.moments, zero)
+        nodes = self.nodes
+        received = input_of(self.params, self.closure, nodes, state.moments, renewal, factor)
+        rates = transport(self.params, self.grid, received)
+        rate = jnp.sum(rates.spiking(state.occupancy), axis=(1, 2))
+        change, renewal = moment_rates(self.params, state.moments, self.params.size * rate)
+        renewed = input_of(self.params, self.closure, nodes, state.moments, renewal, factor)
+        received = eqx.tree_at(lambda r: r.renewal, received, renewed.renewal)
+        return received, rates, change, rate
+
+    def __call__(self, time: Any, state: State) -> State:
+        """Time derivative of the state, per second."""
+        received, rates, change, rate = self.received(time, state)
+        occupancy, refractory = master_equation(
+            self.params, self.grid, self.nodes, received, rates, state
+        )
+        return State(occupancy, refractory, change, rate)
+
+    def implicit(self, time: Any, state: State) -> Callable[[Any, State], State]:
+        """(1 - step W)^-1, W = the transport, and apart the exchange of nodes and the decays."""
+        received, rates, _, _ = self.received(time, state)
+        tau = self.params.tau
+
+        def solve(step: Any, right: State) -> State:
+            renewal = step * received.renewal
+            occupancy = implicit_exchange(self.nodes, renewal, right.occupancy)
+            refractory = implicit_exchange(self.nodes, renewal, right.refractory[..., None])
+            occupancy, refractory = implicit_transport(
+                self.params, self.grid, rates, step, occupancy, refractory[..., 0]
+            )
+            moments = Moments(
+                right.moments.mean / (1 + step / tau), right.moments.variance / (1 + 2 * step / tau)
+            )
+            return State(occupancy, refractory, moments, right.spikes)
+
+        return solve
+
+
+def factor_at(drive_factor: DriveFactor | None, time: Any, params: Parameters) -> Array | None:
+    """The factor on the drive at a time, `[population]`."""
+    if drive_factor is None:
+        return None
+    factor = jnp.asarray(drive_factor(time), params.drive.dtype)
+    return jnp.broadcast_to(factor, params.drive.shape)
+
+
+def initial_state(
+    params: Parameters, grid: Grid, nodes: Nodes, where: Literal["reset", "uniform"] = "reset"
+) -> State:
+    """All neurons at the reset, or uniform between reset and threshold; no spike pending."""
+    if where not in ("reset", "uniform"):
+        raise ValueError(f"initial must be 'reset', 'uniform' or a state; got {where!r}.")
+    cells = np.zeros(grid.num_bins)
+    if where == "reset":
+        cells[grid.reset_bin - 1 : grid.reset_bin + 1] = 0.5
+    else:
+        cells[grid.reset_bin :] = 1 / (grid.num_bins - grid.reset_bin)
+    weight = np.multiply.outer(np.outer(nodes.weight, nodes.weight), cells)
+    count, dtype = params.num_populations, params.size.dtype
+    occupancy = jnp.broadcast_to(jnp.asarray(weight, dtype)[None], (count, *weight.shape))
+    refractory = jnp.zeros((count, *weight.shape[:2]), dtype)
+    zero = jnp.zeros((count, count), dtype)
+    return State(occupancy, refractory, Moments(zero, zero), jnp.zeros(count, dtype))
+
+
+class Trace(eqx.Module):
+    """What is kept of a state at one time."""
+
+    spikes: Float[Array, " population"]
+    moments: Moments
+    voltage: Float[Array, " population"]
+    refractory: Float[Array, " population"]
+    occupancy: Float[Array, "population bin"] | None
+
+
+def observe(params: Parameters, grid: Grid, state: State, save_occupancy: bool) -> Trace:
+    cells = jnp.sum(state.occupancy, axis=(1, 2))
+    refractory = jnp.sum(state.refractory, axis=(1, 2))
+    centres = jnp.asarray(grid.centres, cells.dtype)
+    voltage = jnp.sum(cells * centres[None], axis=1) + refractory * params.reset
+    kept = cells if save_occupancy else None
+    return Trace(state.spikes, state.moments, voltage, refractory, kept)
+
+
+def integrate(
+    field: Field,
+    state: State,
+    duration: float,
+    save_dt: float,
+    *,
+    save_occupancy: bool,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    adjoint: Adjoint,
+    solver: diffrax.AbstractSolver | None,
+    controller: diffrax.AbstractStepSizeController | None,
+) -> tuple[Trace, State, RESULTS, dict[str, Any]]:
+    """Traces at the ends of the bins (the start first), and the last state."""
+    num_bins = round(duration / save_dt)
+    dtype = field.params.size.dtype
+    times = jnp.asarray(save_dt * np.arange(num_bins + 1), dtype)
+    if solver is None:
+        solver = RosenbrockW(lambda t, y, args: args.implicit(t, y))
+    if controller is None:
+        controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5)
+    term = diffrax.ODETerm(lambda t, y, args: args(t, y))
+
+    def keep(t: Any, y: State, args: Field) -> Trace:
+        return observe(args.params, args.grid, y, save_occupancy)
+
+    adjoints = {
+        "reverse": diffrax.RecursiveCheckpointAdjoint(),
+        "forward": diffrax.ForwardMode(),
+    }
+    if adjoint not in adjoints:
+        raise ValueError(f"adjoint must be 'reverse' or 'forward', got {adjoint!r}.")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        solved = diffrax.diffeqsolve(
+            term,
+            solver,
+            t0=times[0],
+            t1=times[-1],
+            dt0=jnp.asarray(min(_FIRST_STEP, save_dt), dtype),
+            y0=state,
+            args=field,
+            saveat=diffrax.SaveAt(
+                subs=[
+                    diffrax.SubSaveAt(ts=times, fn=keep),
+                    diffrax.SubSaveAt(t1=True),
+                ]
+            ),
+            stepsize_controller=controller,
+            adjoint=adjoints[adjoint],
+            max_steps=max_steps,
+            throw=False,
+        )
+    trace, final = solved.ys
+    final = jax.tree.map(lambda x: x[0], final)
+    return trace, final, _outcome(solved.result, final), dict(solved.stats)
+
+
+def _outcome(result: Any, final: PyTree) -> RESULTS:
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)]))
+    other = RESULTS.where(
+        result == diffrax.RESULTS.max_steps_reached,
+        RESULTS.nonlinear_max_steps_reached,
+        RESULTS.nonlinear_divergence,
+    )
+    well = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
+    return RESULTS.where(result == diffrax.RESULTS.successful, well, other)
