@@ -155,18 +155,25 @@ def within_bin(
     return jnp.where(voltage >= upper, upper - _LEAST_WIDTH, low), high
 
 
-def transition(
+class Moves(NamedTuple):
+    """A step's X + Z from each source bin: X uniform on [low, high], Z normal; all in mV."""
+
+    low: Array
+    high: Array
+    mean: Array
+    deviation: Array
+
+
+def moves(
     params: Parameters,
     grid: Grid,
     received: Input,
     voltage: Float[Array, "population node node bin"],
     dt: float,
-    lowest: Literal["lump", "drop"] = "lump",
-) -> Transition:
-    """The transition of a step of `dt` seconds from bins with mean `voltage`, mV, within them.
+) -> Moves:
+    """The step of `dt` seconds from bins with mean `voltage`, mV, within them.
 
-    Mean and variance of the step are those at the mean voltage. What goes below the lowest bin is
-    lumped into it, or under `"drop"` lost together with what goes into that bin.
+    Mean and variance of the step are those at the mean voltage; the leak is in the interval.
     """
     felt = params.felt(voltage)
     inhibition = received.inhibition[:, None, :, None] * felt
@@ -178,11 +185,28 @@ def transition(
     deviation = jnp.sqrt(jnp.maximum(variance, _LEAST_DEVIATION**2))
     low, high = within_bin(grid, voltage)
     stays = jnp.maximum(1 - dt * params.leak, 0)[:, None, None, None]
+    return Moves(low * stays, high * stays, mean, deviation)
+
+
+def transition(
+    params: Parameters,
+    grid: Grid,
+    received: Input,
+    voltage: Float[Array, "population node node bin"],
+    dt: float,
+    lowest: Literal["lump", "drop"] = "lump",
+) -> Transition:
+    """The transition of a step of `dt` seconds from bins with mean `voltage`, mV, within them.
+
+    What goes below the lowest bin is lumped into it, or under `"drop"` lost together with what goes
+    into that bin.
+    """
+    low, high, mean, deviation = moves(params, grid, received, voltage, dt)
     edges = jnp.asarray(grid.edges[1:], voltage.dtype)[(None,) * 4]
     f, g = cumulative(
         edges,
-        (low * stays)[..., None],
-        (high * stays)[..., None],
+        low[..., None],
+        high[..., None],
         mean[..., None],
         deviation[..., None],
     )
