@@ -1,5 +1,7 @@
 """The master equation of voltage occupancies: finite volumes with the Scharfetter-Gummel flux."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -142,31 +144,90 @@ def implicit_exchange(nodes: Nodes, step: Float[Array, "population 2"], occupanc
 
 
 def implicit_transport(
-    params: Parameters,
-    grid: Grid,
-    rates: Transport,
-    step: Float[Array, ""],
-    occupancy: Float[Array, "population node node bin"],
-    refractory: Float[Array, "population node node"],
-) -> tuple[Array, Array]:
-    """(1 - step W)^-1 applied, W the transport with spikes, refractoriness and reset.
+    params: Parameters, grid: Grid, rates: Transport, step: Float[Array, ""]
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """(1 - step W)^-1, W the transport with spikes, refractoriness and reset.
 
-    A tridiagonal solve, with the return from refractoriness as a border.
+    Returns a function of the right-hand sides `[population, M, M, K]` and `[population, M, M]`: a
+    tridiagonal solve, with the return from refractoriness as a border.
     """
-    lower = -step * rates.up[..., :-1]
-    upper = -step * rates.down
-    pad = [(0, 0)] * 3
-    lower, upper = jnp.pad(lower, [*pad, (1, 0)]), jnp.pad(upper, [*pad, (0, 1)])
-    diagonal = 1 + step * (rates.up + jnp.pad(rates.down, [*pad, (1, 0)]))
-    returning = (step * leaving_rate(params))[:, None, None]
-    reset = into_reset(grid, jnp.zeros_like(occupancy), jnp.ones_like(refractory))
-    solved = jax.lax.linalg.tridiagonal_solve(
-        lower, diagonal, upper, jnp.stack([occupancy, reset], axis=-1)
+    solve = tridiagonal(
+        -step * rates.up[..., :-1],
+        1 + step * (rates.up + jnp.pad(rates.down, [*[(0, 0)] * 3, (1, 0)])),
+        -step * rates.down,
     )
-    free, from_reset = solved[..., 0], solved[..., 1]
+    returning = (step * leaving_rate(params))[:, None, None]
+    one = jnp.ones_like(rates.up[..., 0])
+    from_reset = solve(into_reset(grid, jnp.zeros_like(rates.up), one))
     # The last cell's spikes become refractory, and these return: one unknown for each node.
     out = step * rates.up[..., -1]
-    refractory = (refractory + out * free[..., -1]) / (
-        1 + returning - out * returning * from_reset[..., -1]
-    )
-    return free + (returning * refractory)[..., None] * from_reset, refractory
+    pivot = 1 + returning - out * returning * from_reset[..., -1]
+
+    def apply(occupancy: Array, refractory: Array) -> tuple[Array, Array]:
+        free = solve(occupancy)
+        refractory = (refractory + out * free[..., -1]) / pivot
+        return free + (returning * refractory)[..., None] * from_reset, refractory
+
+    return apply
+
+
+def tridiagonal(
+    lower: Float[Array, "*batch face"],
+    diagonal: Float[Array, "*batch bin"],
+    upper: Float[Array, "*batch face"],
+) -> Callable[[Array], Array]:
+    """The solver of a batch of tridiagonal systems, factorised once without pivoting.
+
+    For diagonally dominant columns. In place of `jax.lax.linalg.tridiagonal_solve`, which on a CPU
+    takes system after system, and factorises each time: 4 times slower here, 20 in large batches.
+    """
+
+    def multiply(x: Array) -> Array:
+        y = diagonal * x
+        y = y.at[..., 1:].add(lower * x[..., :-1])
+        return y.at[..., :-1].add(upper * x[..., 1:])
+
+    def factorise(lower: Array, upper: Array) -> Callable[[Array], Array]:
+        """With the unknown's axis first, where a scan is a loop over contiguous rows."""
+        none = jnp.zeros_like(diagonal[..., :1])
+        below = jnp.moveaxis(jnp.concatenate([none, lower], axis=-1), -1, 0)
+        above = jnp.moveaxis(jnp.concatenate([upper, none], axis=-1), -1, 0)
+
+        def eliminate(ratio: Array, row: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+            below, here, above = row
+            inverse = 1 / (here - below * ratio)
+            return above * inverse, (above * inverse, inverse)
+
+        rows = (below, jnp.moveaxis(diagonal, -1, 0), above)
+        _, (ratios, inverses) = jax.lax.scan(eliminate, jnp.zeros_like(rows[1][0]), rows)
+
+        def forward(y: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+            below, inverse, right = row
+            y = (right - below * y) * inverse
+            return y, y
+
+        def backward(x: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+            ratio, y = row
+            x = y - ratio * x
+            return x, x
+
+        def solve(right: Array) -> Array:
+            right = jnp.moveaxis(right, -1, 0)
+            _, y = jax.lax.scan(forward, jnp.zeros_like(right[0]), (below, inverses, right))
+            _, x = jax.lax.scan(backward, jnp.zeros_like(y[0]), (ratios, y), reverse=True)
+            return jnp.moveaxis(x, 0, -1)
+
+        return solve
+
+    held = jax.lax.stop_gradient
+    ahead = factorise(held(lower), held(upper))
+
+    def transposed(_: Callable[[Array], Array], right: Array) -> Array:
+        return factorise(held(upper), held(lower))(right)
+
+    def solve(right: Array) -> Array:
+        return jax.lax.custom_linear_solve(
+            multiply, right, lambda _, right: ahead(right), transposed
+        )
+
+    return solve

@@ -71,20 +71,18 @@ class Field(eqx.Module):
         )
         return State(occupancy, refractory, change, rate)
 
-    def implicit(self, time: Any, state: State) -> Callable[[Any, State], State]:
+    def implicit(self, time: Any, state: State, step: Any) -> Callable[[State], State]:
         """(1 - step W)^-1, W = the transport, and apart the exchange of nodes and the decays."""
         received, rates, _, _ = self.received(time, state)
-        tau = self.params.tau
+        move = implicit_transport(self.params, self.grid, rates, step)
+        renewal, loss = step * received.renewal, step / self.params.tau
 
-        def solve(step: Any, right: State) -> State:
-            renewal = step * received.renewal
+        def solve(right: State) -> State:
             occupancy = implicit_exchange(self.nodes, renewal, right.occupancy)
             refractory = implicit_exchange(self.nodes, renewal, right.refractory[..., None])
-            occupancy, refractory = implicit_transport(
-                self.params, self.grid, rates, step, occupancy, refractory[..., 0]
-            )
+            occupancy, refractory = move(occupancy, refractory[..., 0])
             moments = Moments(
-                right.moments.mean / (1 + step / tau), right.moments.variance / (1 + 2 * step / tau)
+                right.moments.mean / (1 + loss), right.moments.variance / (1 + 2 * loss)
             )
             return State(occupancy, refractory, moments, right.spikes)
 
@@ -156,7 +154,7 @@ def integrate(
     dtype = field.params.size.dtype
     times = jnp.asarray(save_dt * np.arange(num_bins + 1), dtype)
     if solver is None:
-        solver = RosenbrockW(lambda t, y, args: args.implicit(t, y))
+        solver = RosenbrockW(lambda t, y, args, step: args.implicit(t, y, step))
     if controller is None:
         controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5)
     term = diffrax.ODETerm(lambda t, y, args: args(t, y))

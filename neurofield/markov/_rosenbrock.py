@@ -5,8 +5,11 @@ from typing import Any, ClassVar
 
 import diffrax
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from neurofield._numerics import contract
 from neurofield._types import PyTree
 
 # Rang & Angermann (2005), method ROS34PW2: 4 stages, order 3 whatever the matrix, L-stable where it
@@ -32,21 +35,23 @@ _WEIGHT = np.array([0.24212380706095346, -1.2232505839045147, 1.5452602553351020
 _LOWER_WEIGHT = np.array([0.37810903145819369, -0.096042292212423178, 0.5, 0.21793326075422950])
 # In the unknowns u = coupling k, which need no product with the matrix.
 _INVERSE = np.linalg.inv(_COUPLING)
-_A, _C = _STAGE @ _INVERSE, np.eye(4) / _GAMMA - _INVERSE
+_C = np.eye(4) / _GAMMA - _INVERSE
 _M, _LOWER_M = _WEIGHT @ _INVERSE, _LOWER_WEIGHT @ _INVERSE
-_TIMES = _STAGE.sum(axis=1)
+# Where the slope is taken after each stage: at the next one, and at last at the end of the step.
+_NEXT = np.vstack([(_STAGE @ _INVERSE)[1:], _M])
+_NEXT_TIME = np.append(_STAGE.sum(axis=1)[1:], 1.0)
 
 
 class RosenbrockW(diffrax.AbstractAdaptiveSolver):
     """ROS34PW2 (Rang & Angermann 2005): order 3 with any matrix, error estimate of order 2.
 
-    `solve_fn(t, y, args) -> (step, rhs) -> x` gives, at the beginning of a step, a solver of
-    (1 - step W) x = rhs for a W near the Jacobian; x need only be a rational function of step W to
-    first order, so that W may be split into factors. Where the columns of W sum to 0 over some
+    `solve_fn(t, y, args, step)` gives, at the beginning of a step, a function of the right-hand
+    side that solves (1 - step W) x = right for a W near the Jacobian. W may depend on the step, so
+    that 1 - step W may be a product of simple factors. Where the columns of W sum to 0 over some
     entries, sums that the equation conserves are conserved to rounding.
     """
 
-    solve_fn: Callable[..., Callable[[Any, PyTree], PyTree]]
+    solve_fn: Callable[..., Callable[[PyTree], PyTree]]
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -65,32 +70,34 @@ class RosenbrockW(diffrax.AbstractAdaptiveSolver):
     ) -> tuple[Any, Any, Any, Any, Any]:
         slope = jax.lax.cond(made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state)
         step = t1 - t0
-        solve = self.solve_fn(t0, y0, args)
-        stages: list[PyTree] = []
-        for i in range(len(_M)):
-            if i == 0:
-                right = combine([step * _GAMMA], [slope])
-            else:
-                y = combine([1.0, *_A[i, :i]], [y0, *stages])
-                there = terms.vf(t0 + step * _TIMES[i], y, args)
-                right = combine([step * _GAMMA, *(_GAMMA * _C[i, :i])], [there, *stages])
-            stages.append(solve(step * _GAMMA, right))
-        y1 = combine([1.0, *_M], [y0, *stages])
-        error = combine(list(_M - _LOWER_M), stages)
-        after = terms.vf(t1, y1, args)
-        dense = {"y0": y0, "y1": y1, "k0": combine([step], [slope]), "k1": combine([step], [after])}
+        solve = self.solve_fn(t0, y0, args, step * _GAMMA)
+        table = jax.tree.map(lambda x: jnp.asarray(x, step.dtype), (_C, _NEXT, _NEXT_TIME))
+
+        def stage(carry: PyTree, row: PyTree) -> tuple[PyTree, None]:
+            # A loop, for a quarter of the compilation.
+            index, slope, stages = carry
+            coupled, ahead, when = row
+            right = add(step * _GAMMA, slope, weigh(_GAMMA * coupled, stages))
+            solved = solve(right)
+            stages = jax.tree.map(lambda all, one: all.at[index].set(one), stages, solved)
+            slope = terms.vf(t0 + step * when, add(1.0, y0, weigh(ahead, stages)), args)
+            return (index + 1, slope, stages), None
+
+        none = jax.tree.map(lambda x: jnp.zeros((len(_M), *x.shape), x.dtype), y0)
+        start = (jnp.zeros((), jnp.int32), slope, none)
+        (_, after, stages), _ = jax.lax.scan(stage, start, table)
+        y1 = add(1.0, y0, weigh(table[1][-1], stages))
+        error = weigh(jnp.asarray(_M - _LOWER_M, step.dtype), stages)
+        dense = {"y0": y0, "y1": y1, "k0": add(step, slope), "k1": add(step, after)}
         return y1, error, dense, after, diffrax.RESULTS.successful
 
 
-def combine(factors: list[Any], trees: list[PyTree]) -> PyTree:
-    """The sum of pytrees, each times a number."""
+def weigh(weights: Array, stages: PyTree) -> PyTree:
+    """Sum over the leading axis of each leaf, weighted."""
+    return jax.tree.map(lambda x: contract("s,s...->...", weights, x), stages)
 
-    def total(*leaves: jax.Array) -> jax.Array:
-        first, *rest = (
-            leaf * (factor if isinstance(factor, jax.Array) else float(factor))
-            for factor, leaf in zip(factors, leaves, strict=True)
-            if isinstance(factor, jax.Array) or factor
-        )
-        return sum(rest, first)
 
-    return jax.tree.map(total, *trees)
+def add(factor: Any, tree: PyTree, other: PyTree | None = None) -> PyTree:
+    """`factor` times a tree, plus another one."""
+    scaled = jax.tree.map(lambda x: factor * x, tree)
+    return scaled if other is None else jax.tree.map(jnp.add, scaled, other)
