@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 from neurofield._numerics import contract
 from neurofield._results import RESULTS
 
-from ._closure import Closure, Moments, Nodes, input_of, moment_rates
+from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates
 from ._grid import Grid
 from ._ode import DriveFactor, Trace, factor_at
 from ._parameters import Parameters
-from ._transition import Transition, transition
+from ._transition import cumulative, moves, transition
 
 Refractory = Literal["exact", "published"]
 
@@ -59,16 +59,10 @@ class _Step(eqx.Module):
         change, renewal = moment_rates(params, state.moments, state.flow)
         factor = factor_at(self.drive_factor, time, params)
         received = input_of(params, self.closure, nodes, state.moments, renewal, factor)
+        mean = mean_voltage(self.grid, state.count, state.voltage)
         published = self.refractory == "published"
-        moves = transition(
-            params,
-            self.grid,
-            received,
-            mean_voltage(self.grid, state.count, state.voltage),
-            dt,
-            lowest="drop" if published else "lump",
-        )
-        count, voltage, fired = (_rounded if published else _moved)(state, moves)
+        move = _rounded if published else _moved
+        count, voltage, fired = move(params, self.grid, received, mean, dt, state)
         leaving = (_published_return if published else _return)(params, dt, state, fired)
         refractory = state.refractory + fired - leaving
         at = self.grid.reset_bin
@@ -106,22 +100,35 @@ def mean_voltage(
     return jnp.where(some, mean, jnp.asarray(grid.centres, count.dtype)[(None,) * 3])
 
 
-def _moved(state: MapState, moves: Transition) -> tuple[Array, Array, Array]:
-    """Neurons and summed voltages after the step, and the neurons that spiked."""
-    return (
-        contract("qijk,qijkl->qijl", state.count, moves.to),
-        contract("qijk,qijkl->qijl", state.count, moves.moment),
-        jnp.sum(state.count * moves.fire, axis=-1),
-    )
+def _moved(
+    params: Parameters, grid: Grid, received: Input, mean: Array, dt: float, state: MapState
+) -> tuple[Array, Array, Array]:
+    """Neurons and summed voltages after the step, and the neurons that spiked.
+
+    Sums over the sources of what lies below each edge, and their differences after: the matrices
+    of `transition` need not be made. What goes below the lowest bin is lumped into it.
+    """
+    steps = moves(params, grid, received, mean, dt)
+    edges = jnp.asarray(grid.edges[1:], mean.dtype)[(None,) * 4]
+    below, moment = cumulative(edges, *(x[..., None] for x in steps))
+    below = contract("qijk,qijkl->qijl", state.count, below)
+    moment = contract("qijk,qijkl->qijl", state.count, moment)
+    fired = jnp.maximum(jnp.sum(state.count, axis=-1) - below[..., -1], 0)
+    first = [(0, 0)] * 3 + [(1, 0)]
+    count = jnp.maximum(jnp.diff(jnp.pad(below, first), axis=-1), 0)
+    return count, jnp.diff(jnp.pad(moment, first), axis=-1), fired
 
 
-def _rounded(state: MapState, moves: Transition) -> tuple[Array, Array, Array]:
-    """The same with the published program's rounding."""
-    possible = moves.to >= _EMPTY
-    moved = _round(state.count[..., None] * jnp.where(possible, moves.to, 0))
-    mean = jnp.where(possible, moves.moment / jnp.where(possible, moves.to, 1), 0)
-    fired = _round(state.count * jnp.where(moves.fire >= _EMPTY, moves.fire, 0))
-    return jnp.sum(moved, axis=-2), jnp.sum(moved * mean, axis=-2), jnp.sum(fired, axis=-1)
+def _rounded(
+    params: Parameters, grid: Grid, received: Input, mean: Array, dt: float, state: MapState
+) -> tuple[Array, Array, Array]:
+    """The same with the published program's rounding, and what goes to the lowest bin lost."""
+    to, fire, moment = transition(params, grid, received, mean, dt, lowest="drop")
+    possible = to >= _EMPTY
+    moved = _round(state.count[..., None] * jnp.where(possible, to, 0))
+    reached = jnp.where(possible, moment / jnp.where(possible, to, 1), 0)
+    fired = _round(state.count * jnp.where(fire >= _EMPTY, fire, 0))
+    return jnp.sum(moved, axis=-2), jnp.sum(moved * reached, axis=-2), jnp.sum(fired, axis=-1)
 
 
 @jax.custom_jvp

@@ -52,12 +52,13 @@ class _Normal(NamedTuple):
 def _normal(z: Array) -> _Normal:
     """For |z| <= 40."""
     t = jnp.abs(z)
-    inverse = 1 / (t + 6)
-    s = (t - 6) * inverse
+    # XLA keeps a quotient's value for all its uses, where it would repeat sums and products: hence
+    # a division at each end of the polynomial.
+    s = (t - 6) / (t + 6)
     mills = jnp.full_like(s, _MILLS[-1])
     for coefficient in _MILLS[-2::-1]:
         mills = mills * s + coefficient
-    mills = mills * inverse
+    mills = mills / (t + 6)
     pdf = jnp.exp(-0.5 * t * t) * (2 * np.pi) ** -0.5
     upper = pdf * mills
     second = pdf * ((t * t + 1) * mills - t) / 2
