@@ -61,29 +61,9 @@ def least_squares(
     context = (residual_fn, spec, params, args)
     if not np.isfinite(_linearise(free, context)[0]).all():
         raise ValueError("residual_fn is not finite at the start: choose another start.")
-    # optimistix keeps its own numbers in the widest dtype: the solver works in that one, while
-    # residual_fn sees parameters of their own.
-    widest = jnp.result_type(float)
-    dtypes = {name: x.dtype for name, x in free.items()}
-
-    def narrow(free: Free) -> Free:
-        return {name: x.astype(dtypes[name]) for name, x in free.items()}
-
-    def residuals_of(free: Free, context: tuple[Any, ...]) -> PyTree:
-        return jax.tree.map(lambda r: r.astype(widest), _residuals(narrow(free), context))
-
-    with jax.numpy_dtype_promotion("standard"):
-        solution = optx.least_squares(
-            residuals_of,
-            solver,
-            {name: x.astype(widest) for name, x in free.items()},
-            args=context,
-            max_steps=max_steps,
-            throw=False,
-        )
-    free = narrow(solution.value)
+    free, outcome, num_steps = _solve(free, context, solver, max_steps)
     residuals, jacobian = _linearise(free, context)
-    result: Any = RESULTS.promote(solution.result)
+    result: Any = RESULTS.promote(outcome)
     squares = jnp.sum(residuals**2)
     if not np.isfinite(squares):
         result = RESULTS.nonfinite
@@ -101,7 +81,7 @@ def least_squares(
         loss=0.5 * squares,
         result=result,
         stats={
-            "num_steps": solution.stats["num_steps"],
+            "num_steps": num_steps,
             "num_residuals": len(residuals),
             "gradient_norm": jnp.max(
                 jnp.abs(jnp.matmul(residuals, jacobian, precision=jax.lax.Precision.HIGHEST))
@@ -135,6 +115,36 @@ def least_squares(
 def _residuals(free: Free, context: tuple[Any, ...]) -> PyTree:
     residual_fn, spec, params, args = context
     return residual_fn(constrain(spec, free, params), *args)
+
+
+@eqx.filter_jit
+def _solve(
+    free: Free, context: tuple[Any, ...], solver: Any, max_steps: int
+) -> tuple[Free, Any, Any]:
+    """Where the solver ends, its outcome and the number of its steps; compiled once for alike fits.
+
+    optimistix keeps its own numbers in the widest dtype: the solver works in that one, while
+    residual_fn sees parameters of their own.
+    """
+    widest = jnp.result_type(float)
+    dtypes = {name: x.dtype for name, x in free.items()}
+
+    def narrow(free: Free) -> Free:
+        return {name: x.astype(dtypes[name]) for name, x in free.items()}
+
+    def residuals_of(free: Free, context: tuple[Any, ...]) -> PyTree:
+        return jax.tree.map(lambda r: r.astype(widest), _residuals(narrow(free), context))
+
+    with jax.numpy_dtype_promotion("standard"):
+        solution = optx.least_squares(
+            residuals_of,
+            solver,
+            {name: x.astype(widest) for name, x in free.items()},
+            args=context,
+            max_steps=max_steps,
+            throw=False,
+        )
+    return narrow(solution.value), solution.result, solution.stats["num_steps"]
 
 
 @eqx.filter_jit
