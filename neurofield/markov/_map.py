@@ -6,16 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from neurofield._numerics import contract
 from neurofield._results import RESULTS
+from neurofield._types import PyTree
 
 from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates
 from ._grid import Grid
 from ._ode import DriveFactor, Trace, factor_at
 from ._parameters import Parameters
-from ._transition import cumulative, moves, transition
+from ._transition import cumulative, from_below, moves, transition
 
 Refractory = Literal["exact", "published"]
 
@@ -70,7 +72,7 @@ class _Step(eqx.Module):
         if params.reset != 0:
             voltage = voltage.at[..., at].add(leaving * params.reset)
         if len(nodes.value) > 1:
-            kernel = _exchange(nodes, dt * received.renewal)
+            kernel = exchange_kernel(nodes, dt * received.renewal)
             both = jnp.concatenate([count, voltage, refractory[..., None]], axis=-1)
             both = contract("qij,qjlk->qilk", kernel[:, 0], both)
             both = contract("qij,qljk->qlik", kernel[:, 1], both)
@@ -114,16 +116,15 @@ def _moved(
     below = contract("qijk,qijkl->qijl", state.count, below)
     moment = contract("qijk,qijkl->qijl", state.count, moment)
     fired = jnp.maximum(jnp.sum(state.count, axis=-1) - below[..., -1], 0)
-    first = [(0, 0)] * 3 + [(1, 0)]
-    count = jnp.maximum(jnp.diff(jnp.pad(below, first), axis=-1), 0)
-    return count, jnp.diff(jnp.pad(moment, first), axis=-1), fired
+    return jnp.maximum(from_below(below), 0), from_below(moment), fired
 
 
 def _rounded(
     params: Parameters, grid: Grid, received: Input, mean: Array, dt: float, state: MapState
 ) -> tuple[Array, Array, Array]:
     """The same with the published program's rounding, and what goes to the lowest bin lost."""
-    to, fire, moment = transition(params, grid, received, mean, dt, lowest="drop")
+    steps = moves(params, grid, received, mean, dt)
+    to, fire, moment = transition(grid, steps, lowest="drop")
     possible = to >= _EMPTY
     moved = _round(state.count[..., None] * jnp.where(possible, to, 0))
     reached = jnp.where(possible, moment / jnp.where(possible, to, 1), 0)
@@ -156,7 +157,7 @@ def _published_return(params: Parameters, dt: float, state: MapState, fired: Arr
     return jnp.where(none, fired, jnp.abs(flow) * (1e3 * dt))
 
 
-def _exchange(nodes: Nodes, time: Float[Array, "population 2"]) -> Array:
+def exchange_kernel(nodes: Nodes, time: Float[Array, "population 2"]) -> Array:
     """`[population, 2, M, M]`: the chain of nodes over a time in units of its renewal, exactly."""
     left, decay, right = (
         jnp.asarray(x, time.dtype) for x in (nodes.left, nodes.decay, nodes.right)
@@ -189,6 +190,32 @@ def initial_map_state(
     )
 
 
+def require_like(state: PyTree, like: PyTree) -> None:
+    """Raises `ValueError` unless a state has the structure and the shapes of another."""
+    same = jax.tree.structure(state) == jax.tree.structure(like)
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
+    wanted = [jnp.shape(x) for x in jax.tree.leaves(like)]
+    if not same or shapes != wanted:
+        raise ValueError(
+            "initial must be the final state of a solution by the same back end, closure, nodes "
+            f"and grid: leaves of shapes {wanted}, got {shapes}."
+        )
+
+
+def require_fine(params: Parameters, dt: float) -> None:
+    """Raises `ValueError` where an explicit step of `dt` seconds overshoots a decay."""
+    if not isinstance(params.tau, Tracer) and np.min(params.tau) < 2 * dt:
+        raise ValueError(
+            f"dt = {dt} s must be at most half of each tau, for variances of pending spikes decay "
+            f"at 2 / tau in explicit steps; the shortest tau is {np.min(params.tau):.6g} s."
+        )
+    if not isinstance(params.leak, Tracer) and np.max(params.leak) * dt > 1:
+        raise ValueError(
+            f"dt = {dt} s must be at most 1 / leak; the largest leak is {np.max(params.leak):.6g} "
+            "Hz."
+        )
+
+
 def run_map(
     params: Parameters,
     duration: float,
@@ -211,7 +238,9 @@ def run_map(
         raise ValueError(f"refractory must be 'exact' or 'published', got {refractory!r}.")
     num_bins, steps = round(duration / save_dt), round(save_dt / dt)
     step = _Step(params, drive_factor, closure, grid, dt, refractory)
+    require_fine(params, dt)
     state = initial_map_state(params, grid, nodes, initial) if isinstance(initial, str) else initial
+    require_like(state, initial_map_state(params, grid, nodes))
     state = eqx.tree_at(lambda s: s.spikes, state, jnp.zeros_like(state.spikes))
     dtype = params.size.dtype
 

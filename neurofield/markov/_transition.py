@@ -189,31 +189,23 @@ def moves(
     return Moves(low * stays, high * stays, mean, deviation)
 
 
-def transition(
-    params: Parameters,
-    grid: Grid,
-    received: Input,
-    voltage: Float[Array, "population node node bin"],
-    dt: float,
-    lowest: Literal["lump", "drop"] = "lump",
-) -> Transition:
-    """The transition of a step of `dt` seconds from bins with mean `voltage`, mV, within them.
+def transition(grid: Grid, steps: Moves, lowest: Literal["lump", "drop"] = "lump") -> Transition:
+    """The probabilities of a step from each bin to each.
 
     What goes below the lowest bin is lumped into it, or under `"drop"` lost together with what goes
     into that bin.
     """
-    low, high, mean, deviation = moves(params, grid, received, voltage, dt)
-    edges = jnp.asarray(grid.edges[1:], voltage.dtype)[(None,) * 4]
-    f, g = cumulative(
-        edges,
-        low[..., None],
-        high[..., None],
-        mean[..., None],
-        deviation[..., None],
-    )
-    first = [(0, 0)] * 4 + [(1, 0)]
-    to = jnp.maximum(jnp.diff(jnp.pad(f, first), axis=-1), 0)
-    moment = jnp.diff(jnp.pad(g, first), axis=-1)
+    lead = (None,) * steps.low.ndim
+    edges = jnp.asarray(grid.edges[1:], steps.low.dtype)[lead]
+    f, g = cumulative(edges, *(x[..., None] for x in steps))
+    to = jnp.maximum(from_below(f), 0)
+    moment = from_below(g)
     if lowest == "drop":
         to, moment = to.at[..., 0].set(0), moment.at[..., 0].set(0)
     return Transition(to, jnp.maximum(1 - f[..., -1], 0), moment)
+
+
+def from_below(cumulative: Float[Array, "*lead bin"]) -> Float[Array, "*lead bin"]:
+    """What is in each bin, of what is below its upper edge; the lowest bin has all below it."""
+    first = [(0, 0)] * (cumulative.ndim - 1) + [(1, 0)]
+    return jnp.diff(jnp.pad(cumulative, first), axis=-1)
