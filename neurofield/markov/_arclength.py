@@ -29,6 +29,11 @@ class Point(NamedTuple):
         return float(self.x[-1])
 
 
+# A guess and a direction, in scaled coordinates: the point of the curve in the plane through the
+# guess across the direction, or None.
+Corrector = Callable[[np.ndarray, np.ndarray], Point | None]
+
+
 class Event(NamedTuple):
     """Where a test function named `kind` goes through zero, behind point number `after`."""
 
@@ -69,12 +74,13 @@ def linearised(residual: Callable[[jax.Array, jax.Array], jax.Array]) -> Lineari
 
 
 def follow(
-    linearise: Linearise,
+    linearise: Linearise | None,
     unknown: np.ndarray,
     parameter: float,
     span: tuple[float, float],
     *,
     direction: float | int = 1,
+    corrector: Corrector | None = None,
     scale: np.ndarray | None = None,
     tests: Mapping[str, Callable[[Point], float]] | None = None,
     step: float = 0.05,
@@ -93,6 +99,8 @@ def follow(
 
     - `unknown`, `parameter`: a start near the curve; it is corrected at constant p.
     - `direction`: the sign of dp at the start.
+    - `corrector`: in place of Newton's method with `linearise`, which may then be `None`; the
+      Jacobian of its points is its own affair.
     - `scale`: `[d + 1]`: arclength, steps and `tol` are measured in x / scale.
     - `tests`: functions of a `Point` by name. Their sign changes are located to `locate_tol` of
       arclength and returned as events, as those of "fold" (dp along the curve) always are. NaN
@@ -105,10 +113,11 @@ def follow(
     scale = np.ones_like(start) if scale is None else np.asarray(scale, float)
     low, high = min(span), max(span)
 
-    def correct(guess: np.ndarray, across: np.ndarray) -> Point | None:
+    def newton(guess: np.ndarray, across: np.ndarray) -> Point | None:
         """Newton in scaled coordinates within the plane across a direction through the guess."""
         x = guess
         for _ in range(max_newton):
+            assert linearise is not None
             value, jacobian = linearise(x * scale)
             if not (np.all(np.isfinite(value)) and np.all(np.isfinite(jacobian))):
                 return None
@@ -125,6 +134,7 @@ def follow(
                 return Point(x * scale, tangent / np.linalg.norm(tangent), jacobian)
         return None
 
+    correct = newton if corrector is None else corrector
     only_parameter = np.eye(len(start))[-1]
     first = correct(start / scale, only_parameter)
     if first is None:
