@@ -204,15 +204,17 @@ def require_like(state: PyTree, like: PyTree) -> None:
 
 def require_fine(params: Parameters, dt: float) -> None:
     """Raises `ValueError` where an explicit step of `dt` seconds overshoots a decay."""
-    if not isinstance(params.tau, Tracer) and np.min(params.tau) < 2 * dt:
+    # `np.asarray`: a constant under `jit` is no tracer, but a reduction of it would be one.
+    if not isinstance(params.tau, Tracer) and np.asarray(params.tau).min() < 2 * dt:
         raise ValueError(
             f"dt = {dt} s must be at most half of each tau, for variances of pending spikes decay "
-            f"at 2 / tau in explicit steps; the shortest tau is {np.min(params.tau):.6g} s."
+            f"at 2 / tau in explicit steps; the shortest tau is "
+            f"{np.asarray(params.tau).min():.6g} s."
         )
-    if not isinstance(params.leak, Tracer) and np.max(params.leak) * dt > 1:
+    if not isinstance(params.leak, Tracer) and np.asarray(params.leak).max() * dt > 1:
         raise ValueError(
-            f"dt = {dt} s must be at most 1 / leak; the largest leak is {np.max(params.leak):.6g} "
-            "Hz."
+            f"dt = {dt} s must be at most 1 / leak; the largest leak is "
+            f"{np.asarray(params.leak).max():.6g} Hz."
         )
 
 
