@@ -12,7 +12,7 @@ from neurofield._results import RESULTS
 from neurofield._types import Arrayish
 from neurofield._validate import positive
 
-from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates, nodes_of
+from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
 from ._finite_volume import State, leaving_rate, transport
 from ._grid import Grid, voltage_grid
 from ._ode import Field
@@ -29,7 +29,7 @@ _FIRST_STEP = 0.3  # of the relaxation that Newton's method is damped by, in its
 def equilibrium(
     params: Parameters,
     *,
-    closure: Closure = "coloured",
+    closure: str = "coloured",
     num_nodes: int = 3,
     voltage_bin: float = 1.0,
     lowest: float = -40.0,
@@ -74,9 +74,7 @@ def equilibrium(
     tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
 
     def excess(log_rate: Array) -> Array:
-        """Logarithm of the rate that comes, less that of the rate that was given."""
-        received = stationary_input(params, closure, nodes, jnp.exp(log_rate))
-        return stationary_density(params, grid, nodes, received)[0] - log_rate
+        return rate_excess(params, grid, closure, nodes, log_rate)
 
     # Inhibition that follows faster than excitation stabilises what it can.
     pace = jnp.where(params.is_inhibitory, _PACE_OF_INHIBITION, jnp.ones(count, dtype))
@@ -90,26 +88,50 @@ def equilibrium(
     log_rate, (residual, num_steps) = jax.lax.custom_root(
         excess, starts[0], search, tangent_solve, has_aux=True
     )
-    rate = jnp.exp(log_rate)
-    received = stationary_input(params, closure, nodes, rate)
-    _, occupancy, refractory = stationary_density(params, grid, nodes, received)
     found = residual <= tolerance
     if throw:
-        rate = eqx.error_if(
-            rate,
+        log_rate = eqx.error_if(
+            log_rate,
             ~found,
             f"markov.equilibrium: no stationary rates within {max_steps} steps of Newton's method. "
             "Give `initial` rates near those expected (a long `solve` shows them), raise "
             "max_steps, or take throw=False and look at `result` and `residual`.",
         )
+    outcome = (residual, RESULTS.where(found, *_OUTCOMES), num_steps)
+    return equilibrium_at(params, grid, closure, num_nodes, log_rate, outcome)
+
+
+def rate_excess(
+    params: Parameters, grid: Grid, closure: str, nodes: Nodes, log_rate: Array
+) -> Array:
+    """Logarithm of the rate that comes, less that of the rate that was given."""
+    received = stationary_input(params, closure, nodes, jnp.exp(log_rate))
+    return stationary_density(params, grid, nodes, received)[0] - log_rate
+
+
+def equilibrium_at(
+    params: Parameters,
+    grid: Grid,
+    closure: str,
+    num_nodes: int,
+    log_rate: Float[Array, " population"],
+    outcome: Any = None,
+) -> "Equilibrium":
+    """The state under rates that are stationary; `outcome`: (residual, result, steps) if known."""
+    nodes, rate = nodes_of(closure, num_nodes), jnp.exp(log_rate)
+    received = stationary_input(params, closure, nodes, rate)
+    reached, occupancy, refractory = stationary_density(params, grid, nodes, received)
+    if outcome is None:
+        residual = jnp.max(jnp.abs(reached - log_rate))
+        outcome = (residual, RESULTS.successful, jnp.zeros((), jnp.int32))
+    residual, result, num_steps = outcome
+    moments = stationary_moments(params, rate)
     return Equilibrium(
         rate=rate,
-        state=State(
-            occupancy, refractory, stationary_moments(params, rate), jnp.zeros_like(params.size)
-        ),
+        state=State(occupancy, refractory, moments, jnp.zeros_like(params.size)),
         residual=residual,
         params=params,
-        result=RESULTS.where(found, *_OUTCOMES),
+        result=result,
         num_steps=num_steps,
         grid=grid,
         closure=closure,
@@ -210,7 +232,7 @@ class Equilibrium(eqx.Module):
     result: RESULTS
     num_steps: Array
     grid: Grid = eqx.field(static=True)
-    closure: Closure = eqx.field(static=True)
+    closure: str = eqx.field(static=True)
     num_nodes: int = eqx.field(static=True)
 
     @property
@@ -227,7 +249,7 @@ def stationary_moments(params: Parameters, rate: Float[Array, " population"]) ->
 
 
 def stationary_input(
-    params: Parameters, closure: Closure, nodes: Nodes, rate: Float[Array, " population"]
+    params: Parameters, closure: str, nodes: Nodes, rate: Float[Array, " population"]
 ) -> Input:
     moments = stationary_moments(params, rate)
     _, renewal = moment_rates(params, moments, params.size * rate)
