@@ -80,12 +80,12 @@ def _normal_jvp(primals, tangents):
 
 
 def cumulative(
-    x: Float[Array, "*shape"],
-    low: Float[Array, "*shape"],
-    high: Float[Array, "*shape"],
-    mean: Float[Array, "*shape"],
-    deviation: Float[Array, "*shape"],
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    x: Float[Array, "*#shape"],
+    low: Float[Array, "*#shape"],
+    high: Float[Array, "*#shape"],
+    mean: Float[Array, "*#shape"],
+    deviation: Float[Array, "*#shape"],
+) -> tuple[Float[Array, "*#shape"], Float[Array, "*#shape"]]:
     """F(x) = P(Y <= x) and G(x) = E[Y; Y <= x] of Y = U[low, high] + N(mean, deviation^2).
 
     All in one unit, of shapes that broadcast, with `low <= high` and `deviation >= 0`. The limits,
