@@ -1,5 +1,7 @@
 """The Markov reduction: finite spiking networks to differential equations of their populations."""
 
+from neurofield._results import RESULTS as RESULTS
+
 from ._closure import Moments as Moments
 from ._grid import Grid as Grid
 from ._grid import voltage_grid as voltage_grid

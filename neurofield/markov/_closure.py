@@ -14,7 +14,7 @@ is. The closures answer differently:
 """
 
 from functools import cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from neurofield._numerics import contract
 
 from ._parameters import Parameters
 
-Closure: TypeAlias = Literal["coloured", "published"]
 # Below this variance of H (spikes^2) the fluctuation is lost beside the drive's: its rate of
 # renewal, a ratio to the variance, is kept from growing without bound.
 _LEAST_VARIANCE = 5e-3
@@ -95,7 +94,7 @@ def gauss_hermite_chain(num_nodes: int) -> Nodes:
     return Nodes(value, weight, generator, root[:, None] * vectors, decay, vectors.T / root[None])
 
 
-def nodes_of(closure: Closure, num_nodes: int) -> Nodes:
+def nodes_of(closure: str, num_nodes: int) -> Nodes:
     """The chain of a closure: of one node where the input's fluctuation is white."""
     if closure == "published":
         return gauss_hermite_chain(1)
@@ -139,7 +138,7 @@ class Input(eqx.Module):
 
 def input_of(
     params: Parameters,
-    closure: Closure,
+    closure: str,
     nodes: Nodes,
     moments: Moments,
     renewal: Float[Array, "post pre"],

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float
 from neurofield._numerics import HIGHEST
 from neurofield._results import RESULTS
 
-from ._closure import Closure, Moments, nodes_of
+from ._closure import Moments, nodes_of
 from ._finite_volume import State
 from ._grid import Grid, voltage_grid
 from ._ode import Field, initial_state
@@ -26,7 +26,7 @@ _MAX_STEPS = 16384  # in which a period is looked for
 NUM_KRYLOV = 12
 _RTOL, _ATOL = 1e-3, 1e-6  # while settling
 _TERM = diffrax.ODETerm(lambda t, y, args: args(t, y))
-_SOLVER = RosenbrockW(lambda t, y, args, step: args.implicit(t, y, step))
+_SOLVER = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
 
 
 class Cycle(eqx.Module):
@@ -62,14 +62,14 @@ class Cycle(eqx.Module):
     params: Parameters
     result: RESULTS
     grid: Grid = eqx.field(static=True)
-    closure: Closure = eqx.field(static=True)
+    closure: str = eqx.field(static=True)
     num_nodes: int = eqx.field(static=True)
 
 
 def limit_cycle(
     params: Parameters,
     *,
-    closure: Closure = "coloured",
+    closure: str = "coloured",
     num_nodes: int = 3,
     voltage_bin: float = 2.0,
     lowest: float = -40.0,
@@ -209,14 +209,12 @@ class Shooting(eqx.Module):
         """State after a period, and rates and moments on the mesh."""
         zero = jnp.zeros_like(period)
 
-        def step(carry: tuple[State, State], length: Array) -> tuple[Any, Any]:
-            y, slope = carry
-            end, _, _, after, _ = _SOLVER.step(_TERM, zero, length, y, self.field, slope, False)
-            return (end, after), (slope.spikes, y.moments)
+        def step(y: State, length: Array) -> tuple[State, Any]:
+            end, _, dense, _, _ = _SOLVER.step(_TERM, zero, length, y, self.field, None, False)
+            return end, (dense["k0"].spikes / length, y.moments)
 
-        begin = (state, self.field(zero, state))
-        (end, slope), trace = jax.lax.scan(step, begin, period * jnp.diff(self.mesh))
-        last = slope.spikes, end.moments
+        end, trace = jax.lax.scan(step, state, period * jnp.diff(self.mesh))
+        last = self.field(zero, end).spikes, end.moments
         return end, jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), trace, last)
 
     def residual(self, unknown: Float[Array, " unknown"]) -> Float[Array, " unknown"]:

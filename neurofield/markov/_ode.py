@@ -1,7 +1,7 @@
 """The differential equations of the reduction, and their integration by diffrax."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from neurofield._results import RESULTS
 from neurofield._types import PyTree
 
-from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates, nodes_of
+from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
 from ._finite_volume import (
     State,
     Transport,
@@ -27,7 +27,6 @@ from ._parameters import Parameters
 from ._rosenbrock import RosenbrockW
 
 DriveFactor = Callable[[Any], Any]
-Adjoint = Literal["reverse", "forward"]
 _FIRST_STEP = 1e-5  # seconds
 
 
@@ -37,7 +36,7 @@ class Field(eqx.Module):
     params: Parameters
     drive_factor: DriveFactor | None
     grid: Grid = eqx.field(static=True)
-    closure: Closure = eqx.field(static=True)
+    closure: str = eqx.field(static=True)
     num_nodes: int = eqx.field(static=True)
 
     @property
@@ -65,15 +64,31 @@ class Field(eqx.Module):
 
     def __call__(self, time: Any, state: State) -> State:
         """Time derivative of the state, per second."""
-        received, rates, change, rate = self.received(time, state)
+        return self.slope(state, *self.received(time, state))
+
+    def slope(
+        self,
+        state: State,
+        received: Input,
+        rates: Transport,
+        change: Moments,
+        rate: Float[Array, " population"],
+    ) -> State:
         occupancy, refractory = master_equation(
             self.params, self.grid, self.nodes, received, rates, state
         )
         return State(occupancy, refractory, change, rate)
 
-    def implicit(self, time: Any, state: State, step: Any) -> Callable[[State], State]:
-        """(1 - step W)^-1, W = the transport, and apart the exchange of nodes and the decays."""
-        received, rates, _, _ = self.received(time, state)
+    def linearise(
+        self, time: Any, state: State, step: Any
+    ) -> tuple[State, Callable[[State], State]]:
+        """The time derivative, and (1 - step W)^-1.
+
+        W is the transport, and apart the exchange of nodes and the decay of the moments: what is
+        stiff in the Jacobian.
+        """
+        found = self.received(time, state)
+        received, rates, _, _ = found
         move = implicit_transport(self.params, self.grid, rates, step)
         renewal, loss = step * received.renewal, step / self.params.tau
 
@@ -86,7 +101,7 @@ class Field(eqx.Module):
             )
             return State(occupancy, refractory, moments, right.spikes)
 
-        return solve
+        return self.slope(state, *found), solve
 
 
 def factor_at(drive_factor: DriveFactor | None, time: Any, params: Parameters) -> Array | None:
@@ -97,9 +112,7 @@ def factor_at(drive_factor: DriveFactor | None, time: Any, params: Parameters) -
     return jnp.broadcast_to(factor, params.drive.shape)
 
 
-def initial_state(
-    params: Parameters, grid: Grid, nodes: Nodes, where: Literal["reset", "uniform"] = "reset"
-) -> State:
+def initial_state(params: Parameters, grid: Grid, nodes: Nodes, where: str = "reset") -> State:
     """All neurons at the reset, or uniform between reset and threshold; no spike pending."""
     if where not in ("reset", "uniform"):
         raise ValueError(f"initial must be 'reset', 'uniform' or a state; got {where!r}.")
@@ -145,7 +158,7 @@ def integrate(
     rtol: float,
     atol: float,
     max_steps: int,
-    adjoint: Adjoint,
+    adjoint: str,
     solver: diffrax.AbstractSolver | None,
     controller: diffrax.AbstractStepSizeController | None,
 ) -> tuple[Trace, State, RESULTS, dict[str, Any]]:
@@ -154,7 +167,7 @@ def integrate(
     dtype = field.params.size.dtype
     times = jnp.asarray(save_dt * np.arange(num_bins + 1), dtype)
     if solver is None:
-        solver = RosenbrockW(lambda t, y, args, step: args.implicit(t, y, step))
+        solver = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
     if controller is None:
         controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5)
     term = diffrax.ODETerm(lambda t, y, args: args(t, y))

@@ -1,6 +1,6 @@
 """One `solve` for the three back ends of the reduction."""
 
-from typing import Any, Literal
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -12,14 +12,13 @@ from neurofield._results import RESULTS
 from neurofield._types import PRNGKey, PyTree
 
 from ._chain import run_chain
-from ._closure import Closure, nodes_of
+from ._closure import nodes_of
 from ._grid import voltage_grid
-from ._map import Refractory, run_map
-from ._ode import Adjoint, DriveFactor, Field, initial_state, integrate
+from ._map import run_map
+from ._ode import DriveFactor, Field, initial_state, integrate
 from ._parameters import Parameters
 from ._solution import Solution
 
-Backend = Literal["ode", "map", "markov"]
 _VOLTAGE_BIN = {"ode": 1.0, "map": 2.0, "markov": 2.0}
 
 
@@ -27,8 +26,8 @@ def solve(
     params: Parameters,
     duration: float,
     *,
-    backend: Backend = "ode",
-    closure: Closure = "coloured",
+    backend: str = "ode",
+    closure: str = "coloured",
     num_nodes: int = 3,
     voltage_bin: float | None = None,
     lowest: float = -40.0,
@@ -38,11 +37,11 @@ def solve(
     save_dt: float = 1e-3,
     save_occupancy: bool = False,
     dt: float = 1e-4,
-    refractory: Refractory = "exact",
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
+    refractory: str = "exact",
+    rtol: float = 1e-4,
+    atol: float = 1e-7,
     max_steps: int | None = None,
-    adjoint: Adjoint = "reverse",
+    adjoint: str = "reverse",
     solver: diffrax.AbstractSolver | None = None,
     controller: diffrax.AbstractStepSizeController | None = None,
     throw: bool = True,
