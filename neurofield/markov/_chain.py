@@ -20,9 +20,9 @@ from neurofield._numerics import contract
 from neurofield._results import RESULTS
 from neurofield._types import PRNGKey, PyTree
 
-from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates, nodes_of
+from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
 from ._grid import Grid
-from ._map import Refractory
+from ._map import exchange_kernel, initial_map_state, mean_voltage, require_fine, require_like
 from ._ode import DriveFactor, Trace, factor_at
 from ._parameters import Parameters
 from ._transition import cumulative, moves
@@ -55,7 +55,7 @@ def run_chain(
     duration: float,
     *,
     key: PRNGKey,
-    closure: Closure,
+    closure: str,
     nodes: Nodes,
     grid: Grid,
     initial: Any,
@@ -63,7 +63,7 @@ def run_chain(
     save_dt: float,
     save_occupancy: bool,
     dt: float,
-    refractory: Refractory,
+    refractory: str,
 ) -> tuple[Trace, Chain, RESULTS, dict[str, Any]]:
     """Traces at the ends of the bins (the start first), and the last state.
 
@@ -75,9 +75,10 @@ def run_chain(
             f"backend 'markov' moves whole neurons, for which refractory={refractory!r} has no "
             "meaning: its bookkeeping loses track of them. Take 'exact'."
         )
+    require_fine(params, dt)
     size = _whole(params.size)
     start = start_chain(params, size, grid, nodes, initial) if isinstance(initial, str) else initial
-    _check_start(start, start_chain(params, size, grid, nodes, "reset"))
+    require_like(start, start_chain(params, size, grid, nodes, "reset"))
     params, start, drive_factor = _constant((params, start, drive_factor))
     return _run(
         params,
@@ -101,7 +102,7 @@ def _run(
     key: PRNGKey,
     size: Int[Array, " population"],
     drive_factor: DriveFactor | None,
-    closure: Closure,
+    closure: str,
     num_nodes: int,
     grid: Grid,
     counts: tuple[int, int],
@@ -121,7 +122,7 @@ def _run(
         at = spikes.astype(dtype) * share
         return Trace(at, state.moments, voltage + params.reset * deaf, deaf, kept)
 
-    def step(i: Any, carry: tuple[Chain, Any]) -> tuple[Chain, Any]:
+    def step(i: Any, carry: tuple[Chain, Array]) -> tuple[Chain, Array]:
         state, spikes = carry
         time = i.astype(params.size.dtype) * dt
         factor = _constant(factor_at(drive_factor, time, params))
@@ -133,9 +134,9 @@ def _run(
         state = Chain(*moved[:-1], moments, moved[-1], state.step + 1)
         return state, spikes + state.last
 
-    def save_bin(carry: tuple[Chain, Any], first: Array) -> tuple[Any, Trace]:
-        carry = jax.lax.fori_loop(first, first + per_bin, step, carry)
-        return carry, keep(*carry)
+    def save_bin(carry: tuple[Chain, Array], first: Array) -> tuple[Any, Trace]:
+        state, spikes = jax.lax.fori_loop(first, first + per_bin, step, carry)
+        return (state, spikes), keep(state, spikes)
 
     carry = start, jnp.zeros_like(start.last)
     beginnings = per_bin * jnp.arange(num_bins, dtype=jnp.int32)
@@ -169,15 +170,16 @@ def move(
     ends = jnp.cumsum(before.ravel(), dtype=jnp.int32)
     pieces = jnp.stack(moves(params, grid, received, state.voltage, dt), axis=-1)
     pieces = jnp.pad(pieces, [(0, 0)] * 3 + [(0, 1), (0, 0)]).reshape(-1, 4)
-    leaving = 1 - jnp.exp(-dt * params.refractory_rate)
-    after_spike = jnp.where(jnp.isinf(params.refractory_rate), grid.reset_bin, num_bins)
+    leaving = -jnp.expm1(-dt * params.refractory_rate)
+    total = jnp.sum(size, dtype=jnp.int32)
+    never_deaf = jnp.isinf(params.refractory_rate)
     jumps = _jumps(nodes, dt * received.renewal)
 
     def some(i: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         number, voltage, spikes = carry
         uniform, normal, node = jax.random.split(jax.random.fold_in(key, i), 3)
-        neuron = i * _AT_ONCE + jnp.arange(_AT_ONCE, dtype=jnp.int32)
-        there = neuron < ends[-1]
+        neuron = i.astype(jnp.int32) * _AT_ONCE + jnp.arange(_AT_ONCE, dtype=jnp.int32)
+        there = neuron < total
         source = jnp.searchsorted(ends, neuron, side="right").astype(jnp.int32)
         source = jnp.minimum(source, ends.size - 1)
         bins, pair = source % (num_bins + 1), source // (num_bins + 1)
@@ -192,19 +194,16 @@ def move(
         to = jnp.clip(to, 0, num_bins - 1).astype(jnp.int32)
         edge = grid.lowest + grid.width * to.astype(dtype)
         # From the bin's lower edge, so that no digits are lost; the lowest bin has the tail too.
-        f, g = cumulative(
-            jnp.asarray([0, grid.width], dtype)[None],
-            *(x[:, None] for x in (low - edge, high - edge, mean, deviation)),
-        )
-        inside = jnp.where(to > 0, 1, 0).astype(dtype)
-        f, g = f[:, 1] - inside * f[:, 0], g[:, 1] - inside * g[:, 0]
+        piece = low - edge, high - edge, mean, deviation
+        f, g = cumulative(jnp.full_like(edge, grid.width), *piece)
+        f_below, g_below = cumulative(jnp.zeros_like(edge), *piece)
+        f, g = jnp.where(to > 0, f - f_below, f), jnp.where(to > 0, g - g_below, g)
         brings = edge + jnp.clip(g / jnp.maximum(f, jnp.finfo(dtype).tiny), 0, grid.width)
 
         deaf = bins == num_bins
-        back = deaf & (u < leaving[population])
-        reset = back | (~deaf & fires & (after_spike[population] == grid.reset_bin))
-        rests = jnp.where(fires, after_spike[population], to)
-        to = jnp.where(deaf, jnp.where(back, grid.reset_bin, num_bins), rests)
+        reset = jnp.where(deaf, u < leaving[population], fires & never_deaf[population])
+        to = jnp.where(deaf | fires, num_bins, to)
+        to = jnp.where(reset, grid.reset_bin, to)
         brings = jnp.where(reset, params.reset, brings)
         if num_pairs > 1:
             v = jax.random.uniform(node, (_AT_ONCE, 1), dtype)
@@ -218,7 +217,7 @@ def move(
         )
 
     zero = jnp.zeros_like(ends), jnp.zeros(ends.shape, dtype), jnp.zeros(count, jnp.int32)
-    rounds = (ends[-1] + _AT_ONCE - 1) // _AT_ONCE
+    rounds = (total + _AT_ONCE - 1) // _AT_ONCE
     number, voltage, spikes = jax.lax.fori_loop(0, rounds, some, zero)
     number, voltage = number.reshape(shape), voltage.reshape(shape)[..., :-1]
     occupancy = number[..., :-1]
@@ -229,14 +228,12 @@ def move(
 
 def _jumps(
     nodes: Nodes, time: Float[Array, "population 2"]
-) -> Float[Array, "population pair pair"]:
+) -> Float[Array, "population pair less"]:
     """Chances to be at most at a pair of nodes, from another (second axis), after `time`.
 
     `time`: in units of the chains' correlation times. The last chance is left out: it is 1.
     """
-    left, right = (jnp.asarray(x, time.dtype) for x in (nodes.left, nodes.right))
-    decay = jnp.exp(-time[:, :, None] * jnp.asarray(nodes.decay, time.dtype)[None, None])
-    chance = jnp.maximum(contract("ij,qkj,jl->qkil", left, decay, right), 0)
+    chance = jnp.maximum(exchange_kernel(nodes, time), 0)
     both = contract("qij,qkl->qjlik", chance[:, 0], chance[:, 1])
     pairs = len(nodes.value) ** 2
     return jnp.cumsum(both.reshape(-1, pairs, pairs), axis=-1)[..., :-1]
@@ -250,49 +247,29 @@ def start_chain(
     where: str,
 ) -> Chain:
     """All neurons at the reset, or spread evenly between reset and threshold; no spike pending."""
-    if where not in ("reset", "uniform"):
-        raise ValueError(f"initial must be 'reset', 'uniform' or a state; got {where!r}.")
-    cells = np.zeros(grid.num_bins)
-    cells[grid.reset_bin : grid.reset_bin + 1 if where == "reset" else None] = 1
-    weight = np.multiply.outer(np.outer(nodes.weight, nodes.weight), cells / cells.sum())
-    share = np.minimum(np.cumsum(weight), 1)
-    share[-1] = 1
-    dtype = params.size.dtype
-    ends = jnp.round(size.astype(dtype)[:, None] * jnp.asarray(share, dtype)[None])
-    number = jnp.diff(jnp.pad(ends, [(0, 0), (1, 0)]), axis=1).astype(jnp.int32)
-    number = number.reshape(-1, *weight.shape)
-    voltage = grid.centres
-    if where == "reset":
-        voltage = np.where(cells > 0, params.reset, voltage)
-    count = params.num_populations
-    zero = jnp.zeros((count, count), dtype)
+    start = initial_map_state(params, grid, nodes, where)
+    # Rounded sums keep the number of neurons, and every part of them within one of its share.
+    ends = jnp.cumsum(start.count.reshape(len(size), -1), axis=1)
+    ends = jnp.round(ends).astype(jnp.int32).at[:, -1].set(size)
+    ends = jnp.minimum(ends, size[:, None])
+    number = jnp.diff(jnp.pad(ends, [(0, 0), (1, 0)]), axis=1).reshape(start.count.shape)
     return Chain(
         number,
         jnp.zeros(number.shape[:-1], jnp.int32),
-        jnp.broadcast_to(jnp.asarray(voltage, dtype), number.shape),
-        Moments(zero, zero),
-        jnp.zeros(count, jnp.int32),
+        mean_voltage(grid, start.count, start.voltage),
+        start.moments,
+        jnp.zeros_like(size),
         jnp.zeros((), jnp.int32),
     )
 
 
 def _whole(size: Float[Array, " population"]) -> Int[Array, " population"]:
-    wrong = size != jnp.round(size)
     message = "backend 'markov' moves whole neurons: size must be whole numbers"
-    if not isinstance(size, Tracer) and np.any(wrong):
+    if isinstance(size, Tracer):
+        size = eqx.error_if(size, size % 1 != 0, f"{message}.")
+    elif np.any(np.asarray(size) % 1):
         raise ValueError(f"{message}, got {size.tolist()}.")
-    return eqx.error_if(jax.lax.stop_gradient(size), wrong, f"{message}.").astype(jnp.int32)
-
-
-def _check_start(state: PyTree, like: Chain) -> None:
-    same = jax.tree.structure(state) == jax.tree.structure(like)
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
-    wanted = [jnp.shape(x) for x in jax.tree.leaves(like)]
-    if not same or shapes != wanted:
-        raise ValueError(
-            "initial must be the final state of a solution by the same back end, closure, nodes "
-            f"and grid: leaves of shapes {wanted}, got {shapes}."
-        )
+    return size.astype(jnp.int32)
 
 
 def _constant(tree: PyTree) -> PyTree:

@@ -1,7 +1,7 @@
 """Metastability: dwell times in bursting and quiet states, and bistable sets of parameters."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -162,7 +162,7 @@ def bistable(
     *,
     initial: Sequence[Any] = ("reset", "uniform"),
     transient: float | None = None,
-    backend: Literal["ode", "map"] = "ode",
+    backend: str = "ode",
     rtol: float = 0.05,
     atol: float = 0.5,
     **keywords: Any,
