@@ -13,7 +13,7 @@ from neurofield._numerics import contract
 from neurofield._results import RESULTS
 from neurofield._types import PyTree
 
-from ._closure import Closure, Input, Moments, Nodes, input_of, moment_rates
+from ._closure import Input, Moments, Nodes, input_of, moment_rates
 from ._grid import Grid
 from ._ode import DriveFactor, Trace, factor_at
 from ._parameters import Parameters
@@ -50,7 +50,7 @@ class _Step(eqx.Module):
 
     params: Parameters
     drive_factor: DriveFactor | None
-    closure: Closure = eqx.field(static=True)
+    closure: str = eqx.field(static=True)
     grid: Grid = eqx.field(static=True)
     dt: float = eqx.field(static=True)
     refractory: Refractory = eqx.field(static=True)
@@ -107,16 +107,19 @@ def _moved(
 ) -> tuple[Array, Array, Array]:
     """Neurons and summed voltages after the step, and the neurons that spiked.
 
-    Sums over the sources of what lies below each edge, and their differences after: the matrices
-    of `transition` need not be made. What goes below the lowest bin is lumped into it.
+    Summed over the sources before the difference between edges: so the matrices of `transition`
+    need not be made, at a quarter of the time. Empty bins come out as 0 to rounding, of either
+    sign. What goes below the lowest bin is lumped into it.
     """
     steps = moves(params, grid, received, mean, dt)
     edges = jnp.asarray(grid.edges[1:], mean.dtype)[(None,) * 4]
     below, moment = cumulative(edges, *(x[..., None] for x in steps))
-    below = contract("qijk,qijkl->qijl", state.count, below)
-    moment = contract("qijk,qijkl->qijl", state.count, moment)
-    fired = jnp.maximum(jnp.sum(state.count, axis=-1) - below[..., -1], 0)
-    return jnp.maximum(from_below(below), 0), from_below(moment), fired
+    fired = jnp.sum(state.count * (1 - below[..., -1]), axis=-1)
+    return (
+        from_below(contract("qijk,qijkl->qijl", state.count, below)),
+        from_below(contract("qijk,qijkl->qijl", state.count, moment)),
+        fired,
+    )
 
 
 def _rounded(
@@ -222,7 +225,7 @@ def run_map(
     params: Parameters,
     duration: float,
     *,
-    closure: Closure,
+    closure: str,
     nodes: Nodes,
     grid: Grid,
     initial: Any,

@@ -53,7 +53,7 @@ def _normal(z: Array) -> _Normal:
     """For |z| <= 40."""
     t = jnp.abs(z)
     # XLA keeps a quotient's value for all its uses, where it would repeat sums and products: hence
-    # a division at each end of the polynomial.
+    # divisions at both ends of the polynomial.
     s = (t - 6) / (t + 6)
     mills = jnp.full_like(s, _MILLS[-1])
     for coefficient in _MILLS[-2::-1]:
@@ -105,7 +105,7 @@ def cumulative(
     ramp_high = jnp.where(from_high > 0, from_high, 0)
 
     per_width = 1 / jnp.where(narrow, 1, width)
-    covered = (ramp_low - ramp_high) * per_width
+    covered = jnp.where(from_high > 0, 1, ramp_low * per_width)  # 1 without rounding
     scale = deviation * per_width
     f_wide = covered + scale * (at_low.first - at_high.first)
     rest_wide = covered * (ramp_low + ramp_high) / 2 + scale * deviation * (
