@@ -125,3 +125,34 @@ def test_third_order_in_the_number_of_steps(cycle):
     ratio = (cycle.period - fine.period) / (fine.period - finer.period)
     print(cycle.period, fine.period, finer.period, ratio)
     assert 5 < float(ratio) < 12
+
+
+@pytest.mark.slow
+def test_period_doubling_is_located_along_the_branch():
+    """Between p = 0.795 and 0.800 for the published map at 4 mV with exact refractoriness."""
+    branch = cycle_continuation(
+        along_p_ei, (0.78, 0.8), closure="published", voltage_bin=4.0, num_steps=200
+    )
+    assert branch.ended == "span"
+    (doubling,) = branch.points
+    assert doubling.kind == "period_doubling"
+    assert 0.795 < doubling.parameter < 0.8
+    before = branch.parameter < doubling.parameter
+    np.testing.assert_array_equal(branch.stable, before)
+    # The multiplier falls through -1, and the frequency falls with p (50.8 to 48.8 Hz there).
+    assert np.all(np.diff(branch.leading.real) < 0)
+    assert np.all(np.diff(branch.frequency) < 0)
+    assert abs(doubling.frequency - 50) < 1
+    # Another integration of the network on either side: one closes after a period, one after two.
+    options: dict[str, Any] = {"closure": "published", "voltage_bin": 4.0, "num_steps": 200}
+    single = limit_cycle(along_p_ei(0.79), **options)
+    double = limit_cycle(along_p_ei(0.81), periods=2, **options)
+    assert bool(single.stable)
+    assert bool(double.stable)
+    heights = np.sort(np.asarray(double.rate[0])[peaks_of(double.rate[0])])[-2:]
+    assert heights[1] > 1.5 * heights[0]
+
+
+def peaks_of(rate):
+    rate = np.asarray(rate)
+    return 1 + np.flatnonzero((rate[1:-1] > rate[:-2]) & (rate[1:-1] >= rate[2:]))

@@ -22,14 +22,14 @@ def volleys(times, heights, width=2e-3, duration=1.0):
 def test_alternating_volleys_are_found_with_their_differences():
     times = 0.02 + 0.018 * np.arange(50)
     heights = np.where(np.arange(50) % 2, 6e4, 1.6e5)
-    # A moving average of 1 ms over a peak of 2 ms: 1 - (1 ms)^2 / (24 (2 ms)^2), to 4th order.
-    lost = 1 - 1 / (24 * 4)
+    # A moving average of 9 samples over a peak of 2 ms: its variance is 80 / 12 samples squared.
+    lost = 1 - 80 / 12 * DT**2 / (2 * 2e-3**2)
     found = peak_differences(volleys(times, heights), DT, discard=0.1)
     kept = times > 0.1
-    # Samples are 0.1 ms apart, and averages of an even number of them stand between two.
-    np.testing.assert_allclose(found.time, times[kept], atol=DT)
-    np.testing.assert_allclose(found.height, heights[kept] * lost, rtol=1e-3)
-    assert abs(found.mean_difference - 1e5 * lost) < 100
+    np.testing.assert_allclose(found.time, times[kept], atol=1e-9)
+    # To the fourth order: (0.26 ms / 2 ms)^4 / 8.
+    np.testing.assert_allclose(found.height, heights[kept] * lost, rtol=1e-4)
+    assert abs(found.mean_difference - 1e5 * lost) < 10
     assert abs(found.mean_interval - 0.018) < 1e-5
     # Two bins: up and down by 99 spikes/ms.
     filled = found.edges[:-1][found.histogram > 0]
@@ -84,11 +84,10 @@ def test_published_diagram(refractory, model):
         refractory=refractory,
     )
     difference, interval = diagram.mean_difference / 1e3, 1e3 * diagram.mean_interval
-    print(model, difference, table["mean_abs_delta_m"], interval, table["ipi_mean_ms"])
     period_1 = np.array([True, True, True, False, False, True])
     # Times are multiples of 0.1 ms: heights of equal volleys differ by what a sample misses.
     assert np.all(difference[period_1] < 0.5)
-    # Means over 1 s of some 50 volleys, instead of 2 s: an odd number of intervals of period 2.
+    # 1 s, of some 50 volleys, instead of 2 s, and beginning elsewhere in a cycle of period 2.
     np.testing.assert_allclose(
         difference[~period_1], table["mean_abs_delta_m"][~period_1], rtol=0.01
     )
@@ -107,7 +106,6 @@ def test_period_doubles_abruptly_and_the_small_volley_is_lost():
         voltage_bin=4.0,
         refractory="published",
     )
-    print(diagram.mean_difference, diagram.mean_interval)
     difference = diagram.mean_difference / 1e3
     assert np.all(difference[:2] < 0.5)
     assert np.all(difference[3:6] > 100)

@@ -1,6 +1,7 @@
 """Limit cycles along a parameter, with period doublings, folds and tori."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ._arclength import Curve, Point, follow
 from ._branch import Bifurcation, Branch
-from ._cycle import NUM_KRYLOV, Cycle, Shooting, floquet_multipliers, krylov_solve
+from ._cycle import NUM_KRYLOV, Cycle, Shooting, floquet_multipliers, krylov_solve, limit_cycle
 from ._ode import Field
 from ._parameters import Parameters
 
@@ -18,12 +19,12 @@ from ._parameters import Parameters
 class CycleFamily(eqx.Module):
     """The shooting equations of a cycle at any value of a parameter: x = (unknown, parameter)."""
 
-    params_fn: Callable[[Array], Parameters]
+    vary: Callable[[Any], Parameters]
     like: Cycle
 
     def shooting(self, parameter: Float[Array, ""]) -> Shooting:
         like = self.like
-        field = Field(self.params_fn(parameter), None, like.grid, like.closure, like.num_nodes)
+        field = Field(self.vary(parameter), None, like.grid, like.closure, like.num_nodes)
         return Shooting(field, like.phase, like.level)
 
     def residual(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
@@ -72,43 +73,60 @@ class CycleFamily(eqx.Module):
         return end.spikes / jnp.exp(log_period)
 
 
-def follow_cycles(
-    params_fn: Callable[[Array], Parameters],
-    cycle: Cycle,
-    parameter: float,
+def cycle_continuation(
+    vary: Callable[[Any], Parameters],
     span: tuple[float, float],
     *,
-    direction: float | int = 1,
+    closure: str = "coloured",
+    num_nodes: int = 3,
+    voltage_bin: float = 2.0,
+    lowest: float = -40.0,
+    initial: Any = None,
+    periods: int = 1,
+    num_steps: int = 400,
     num_points: int = 200,
     step: float = 0.02,
     max_step: float = 0.1,
-    tol: float | None = None,
     num_multipliers: int = 6,
 ) -> Branch:
-    """Follows a cycle by pseudo-arclength until the parameter leaves `span`, through folds.
+    """Follows a limit cycle from `span[0]` through folds until the parameter leaves `span` (host).
 
-    - `params_fn`: the parameters of the network at a value of the parameter; `cycle` is the cycle
-      at `parameter`, or one near it. The steps of its integration and its section are kept.
-    - `direction`: the sign in which the parameter goes first.
-    - `step`, `max_step`: of arclength, in fractions of populations, e-foldings of the period and
-      units of the parameter together.
-    - `tol`: of Newton's last step.
+    - `vary`: a function of one number, by JAX, to `Parameters`.
+    - `closure`, `num_nodes`, `voltage_bin`, `lowest`, `periods`, `num_steps`: as of `limit_cycle`,
+      which finds the first cycle from `initial`. Its section and its steps, as fractions of the
+      period, are kept on the whole branch.
+    - `step`, `max_step`: the first and the longest, of arclength in fractions of populations, the
+      logarithm of the period, and the parameter as it is.
 
-    In the branch `points` are "period_doubling" (a multiplier goes through -1), "fold" (through 1)
-    and "torus" (a pair leaves the unit circle). A host function, for any closure: no Jacobian is
-    formed. Raises `RuntimeError` where there is no cycle near the start.
+    The branch's `points` are of the kinds "period_doubling" (a multiplier goes through -1), "fold"
+    (through 1) and "torus" (a pair leaves the unit circle). No Jacobian is formed, so that the
+    closure "coloured" is followed as well. Raises `RuntimeError` where no first cycle is found.
     """
-    family = CycleFamily(params_fn, cycle)
+    begin, end = float(span[0]), float(span[1])
+    if not abs(end - begin) > 0:
+        raise ValueError(f"span must be two different numbers, got {span}.")
+    cycle = limit_cycle(
+        vary(jnp.asarray(begin)),
+        closure=closure,
+        num_nodes=num_nodes,
+        voltage_bin=voltage_bin,
+        lowest=lowest,
+        initial=initial,
+        periods=periods,
+        num_steps=num_steps,
+        num_multipliers=num_multipliers,
+    )
+    family = CycleFamily(vary, cycle)
     dtype = cycle.period.dtype
-    close = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
+    tol = float(jnp.finfo(dtype).eps) ** 0.5
     known: dict[bytes, np.ndarray] = {}
 
     def correct(guess: np.ndarray, across: np.ndarray) -> Point | None:
         x, tangent, last = (
             np.asarray(y, float)
-            for y in family.correct(jnp.asarray(guess, dtype), jnp.asarray(across, dtype), close, 8)
+            for y in family.correct(jnp.asarray(guess, dtype), jnp.asarray(across, dtype), tol, 8)
         )
-        good = np.all(np.isfinite(x)) and np.all(np.isfinite(tangent)) and last < close
+        good = np.all(np.isfinite(x)) and np.all(np.isfinite(tangent)) and last < tol
         return Point(x, tangent, np.empty((0, 0))) if good else None
 
     def others(point: Point) -> np.ndarray:
@@ -127,13 +145,13 @@ def follow_cycles(
         pairs = np.abs(values[np.abs(np.imag(values)) > 1e-6])
         return float(np.max(pairs, initial=0)) - 1 if len(pairs) else np.nan
 
-    shooting = family.shooting(jnp.asarray(parameter, dtype))
+    shooting = family.shooting(jnp.asarray(begin, dtype))
     curve = follow(
         None,
         np.asarray(shooting.pack(cycle.state, jnp.log(cycle.period)), float),
-        parameter,
-        span,
-        direction=direction,
+        begin,
+        (begin, end),
+        direction=1 if end > begin else -1,
         corrector=correct,
         tests={"period_doubling": doubling, "torus": torus},
         step=step,

@@ -69,7 +69,8 @@ def peak_differences(
 
     - `rate`: `[time]`, hertz of the whole population (of one neuron, times their number), at
       samples `dt` seconds apart.
-    - `smooth`: seconds, of the moving average. `discard`: seconds at the beginning.
+    - `smooth`: seconds, of the moving average, over the odd number of samples that fits.
+    - `discard`: seconds at the beginning.
     - `min_distance` (seconds), `min_height` (hertz): of a peak. Of two that are nearer the higher
       is kept.
     - `bin_width`, `limit`: hertz, of the histogram of differences, from -`limit` to `limit`.
@@ -82,7 +83,8 @@ def peak_differences(
     for what, value in (("dt", dt), ("bin_width", bin_width), ("limit", limit)):
         if not value > 0:
             raise ValueError(f"{what} must be positive, got {value}.")
-    width, skip = max(round(smooth / dt), 1), round(discard / dt)
+    # The published moving average of 10 samples has, for symmetry, 9.
+    width, skip = max(round(smooth / dt) - 1, 0) // 2 * 2 + 1, round(discard / dt)
     if rate.size < skip + width:
         raise ValueError(
             f"{rate.size * dt:.6g} s of rate are too short to discard {discard} s and to average "
@@ -98,7 +100,7 @@ def peak_differences(
 
 
 def peak_diagram(
-    params_fn: Callable[[Array], Parameters],
+    vary: Callable[[Any], Parameters],
     values: Sequence[float] | Float[np.ndarray, " value"] | Float[Array, " value"],
     duration: float = 1.5,
     *,
@@ -109,7 +111,7 @@ def peak_diagram(
 ) -> PeakDiagram:
     """The peaks of one population at each value of a parameter, solved side by side.
 
-    - `params_fn`: parameters of the network at a value.
+    - `vary`: a function of one number, by JAX, to `Parameters`.
     - `peaks`: options of `peak_differences`; `discard` is by default a third of `duration`.
     - `solve_options`: of `solve`: `backend`, `closure`, `voltage_bin`, `refractory`, ...
 
@@ -120,7 +122,7 @@ def peak_diagram(
 
     @jax.jit
     def flows(value: Array) -> Array:
-        params = params_fn(value)
+        params = vary(value)
         solution = solve(params, duration, save_dt=save_dt, throw=False, **solve_options)
         return solution.rate[population] * params.size[population]
 
