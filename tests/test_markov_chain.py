@@ -164,6 +164,15 @@ def test_moments_feel_the_spikes_that_were_drawn(traced):
     np.testing.assert_allclose(traced.mean[..., 1:], before + change, rtol=1e-12, atol=1e-12)
 
 
+def test_dwell_times_of_a_solution(traced):
+    found = dwell_times(traced, window=1e-3, population=1, threshold=150.0)
+    same = dwell_times(traced.rate, bin_width=DT, window=1e-3, population=1, threshold=150.0)
+    np.testing.assert_array_equal(found.transitions, same.transitions)
+    assert found.transitions.sum() == 3
+    with pytest.raises(ValueError, match="a Solution has its own"):
+        dwell_times(traced, bin_width=DT)
+
+
 def test_a_continued_solve_is_the_longer_one(traced):
     key = jax.random.key(3)
     half = solve_short(key, 2e-3)

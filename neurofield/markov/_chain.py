@@ -4,6 +4,10 @@ State and order of a step are the map's; the numbers of neurons are whole. A neu
 another with the probabilities of the map's kernel, independently of the others, so that what
 becomes of the n neurons of a bin is a draw from Multinomial(n; P). Drawn neuron by neuron, from
 the variables of which the kernel is the distribution: an interval of the bin plus Gaussian noise.
+
+The cost is that of the neurons, however many bins and nodes there are: on one core, in single
+precision, 0.3, 2.3, 21 seconds per simulated second for 400, 4,000 and 40,000 of them with the
+published closure, 0.5, 3.1, 29 with the coloured one; in double precision 2.5 times that.
 """
 
 from functools import partial
