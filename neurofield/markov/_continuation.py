@@ -15,7 +15,7 @@ from neurofield._types import Arrayish
 from ._arclength import Point, follow, linearised
 from ._branch import Bifurcation, Branch
 from ._closure import nodes_of
-from ._equilibrium import Equilibrium, equilibrium, equilibrium_at, rate_excess
+from ._equilibrium import Equilibrium, equilibrium, equilibrium_at, rate_excess, rate_of, unknown_of
 from ._grid import voltage_grid
 from ._parameters import Parameters
 from ._stability import characteristic, leading_eigenvalues, linear_response
@@ -66,13 +66,13 @@ def continuation(
         initial=initial,
     )
 
-    def residual(log_rate: Array, parameter: Array) -> Array:
-        log_rate, parameter = log_rate.astype(dtype), parameter.astype(dtype)
-        return rate_excess(vary(parameter), grid, closure, nodes, log_rate)
+    def residual(unknown: Array, parameter: Array) -> Array:
+        unknown, parameter = unknown.astype(dtype), parameter.astype(dtype)
+        return rate_excess(vary(parameter), grid, closure, nodes, unknown)
 
     @eqx.filter_jit
-    def at(log_rate: Array, parameter: Array) -> Equilibrium:
-        return equilibrium_at(vary(parameter), grid, closure, num_nodes, log_rate)
+    def at(unknown: Array, parameter: Array) -> Equilibrium:
+        return equilibrium_at(vary(parameter), grid, closure, num_nodes, unknown)
 
     known: dict[bytes, tuple[int, np.ndarray]] = {}
 
@@ -91,7 +91,7 @@ def continuation(
     precision = float(jnp.finfo(dtype).eps)
     curve = follow(
         linearised(residual),
-        np.log(np.asarray(first.rate, float)),
+        np.asarray(unknown_of(first.rate), float),
         begin,
         (begin, end),
         direction=1 if end > begin else -1,
@@ -106,13 +106,16 @@ def continuation(
     spectra = [spectrum(point) for point in curve.points]
     leading = np.array([z[0] if len(z) else np.nan for _, z in spectra], complex)
 
+    def rate(point: Point) -> np.ndarray:
+        return np.maximum(np.asarray(rate_of(jnp.asarray(point.unknown))), 0)
+
     def bifurcation(kind: str, point: Point) -> Bifurcation:
         turn = nearest_pair(point).imag / (2 * np.pi) if kind == "hopf" else np.nan
-        return Bifurcation(kind, point.parameter, np.exp(point.unknown), float(turn))
+        return Bifurcation(kind, point.parameter, rate(point), float(turn))
 
     return Branch(
         parameter=np.array([point.parameter for point in curve.points]),
-        rate=np.exp(np.stack([point.unknown for point in curve.points], axis=1)),
+        rate=np.stack([rate(point) for point in curve.points], axis=1),
         stable=np.array([count == 0 for count, _ in spectra]),
         leading=leading,
         frequency=np.abs(np.imag(leading)) / (2 * np.pi),
@@ -167,22 +170,22 @@ def bifurcation_point(
     grid, nodes = voltage_grid(start, voltage_bin, lowest), nodes_of(closure, num_nodes)
     tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
     last = [near.parameter, np.log(2 * np.pi * near.frequency)] if hopf else [near.parameter]
-    guess = jnp.asarray(np.concatenate([np.log(near.rate), last]), dtype)
+    guess = jnp.concatenate([unknown_of(jnp.asarray(near.rate, dtype)), jnp.asarray(last, dtype)])
 
     def equations(x: Array) -> Array:
-        params, log_rate = vary(x[count]), x[:count]
+        params, unknown = vary(x[count]), x[:count]
 
-        def excess(log_rate: Array) -> Array:
-            return rate_excess(params, grid, closure, nodes, log_rate)
+        def excess(unknown: Array) -> Array:
+            return rate_excess(params, grid, closure, nodes, unknown)
 
         if hopf:
-            there = equilibrium_at(params, grid, closure, num_nodes, log_rate)
+            there = equilibrium_at(params, grid, closure, num_nodes, unknown)
             omega = jnp.exp(x[count + 1])
             value = characteristic(linear_response(there), jax.lax.complex(0 * omega, omega))
             conditions = jnp.stack([value.real, value.imag])
         else:
-            conditions = jnp.linalg.det(jax.jacfwd(excess)(log_rate))[None]
-        return jnp.concatenate([excess(log_rate), conditions])
+            conditions = jnp.linalg.det(jax.jacfwd(excess)(unknown))[None]
+        return jnp.concatenate([excess(unknown), conditions])
 
     def search(fn: Any, x: Array) -> tuple[Array, Array]:
         def twice(x: Array) -> tuple[Array, Array]:
@@ -217,7 +220,7 @@ def bifurcation_point(
     outcomes: Any = (RESULTS.successful, RESULTS.nonlinear_max_steps_reached)
     return BifurcationPoint(
         parameter=x[count],
-        rate=jnp.exp(x[:count]),
+        rate=rate_of(x[:count]),
         frequency=jnp.exp(x[count + 1]) / (2 * np.pi) if hopf else jnp.zeros((), dtype),
         residual=residual,
         result=RESULTS.where(found, *outcomes),

@@ -21,8 +21,9 @@ from ._parameters import Parameters
 _STARTS = (10.0, 1.0, 40.0, 0.1)  # hertz
 _STEPS_OF_START = 40
 _OUTCOMES: Any = (RESULTS.successful, RESULTS.nonlinear_max_steps_reached)
+_SILENT = 1e-6  # hertz: what is far below it counts as no rate
 _PACE_OF_INHIBITION = 10.0
-_LONGEST_STEP = 1.0  # in the logarithm of a rate
+_LONGEST_STEP = 2.0  # in the logarithm of a rate
 _FIRST_STEP = 0.3  # of the relaxation that Newton's method is damped by, in its time constants
 
 
@@ -42,7 +43,7 @@ def equilibrium(
 
     Under constant rates the input is constant, and each population's density is a linear problem
     that gives its own rate: Newton's method finds rates that bring about themselves. Unknowns are
-    the logarithms of the rates, `[population]`, so that rates are positive; the steps are damped as
+    the logarithms of the rates, `[population]`; the steps are damped as
     implicit steps of d log r / dt = log r_out - log r, which grow as the residual falls
     (pseudo-transient continuation, Kelley & Keyes 1998).
 
@@ -73,40 +74,50 @@ def equilibrium(
     starts = _starts(initial, count, dtype)
     tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
 
-    def excess(log_rate: Array) -> Array:
-        return rate_excess(params, grid, closure, nodes, log_rate)
+    def excess(unknown: Array) -> Array:
+        return rate_excess(params, grid, closure, nodes, unknown)
 
     # Inhibition that follows faster than excitation stabilises what it can.
     pace = jnp.where(params.is_inhibitory, _PACE_OF_INHIBITION, jnp.ones(count, dtype))
 
-    def search(fn: Any, log_rate: Array) -> tuple[Array, tuple[Array, Array]]:
+    def search(fn: Any, _: Array) -> tuple[Array, tuple[Array, Array]]:
         return _newton(fn, starts, pace, tolerance, max_steps)
 
     def tangent_solve(fn: Any, right: Array) -> Array:
         return jnp.linalg.solve(jax.jacfwd(fn)(right), right)
 
-    log_rate, (residual, num_steps) = jax.lax.custom_root(
+    unknown, (residual, num_steps) = jax.lax.custom_root(
         excess, starts[0], search, tangent_solve, has_aux=True
     )
     found = residual <= tolerance
     if throw:
-        log_rate = eqx.error_if(
-            log_rate,
+        unknown = eqx.error_if(
+            unknown,
             ~found,
             f"markov.equilibrium: no stationary rates within {max_steps} steps of Newton's method. "
             "Give `initial` rates near those expected (a long `solve` shows them), raise "
             "max_steps, or take throw=False and look at `result` and `residual`.",
         )
     outcome = (residual, RESULTS.where(found, *_OUTCOMES), num_steps)
-    return equilibrium_at(params, grid, closure, num_nodes, log_rate, outcome)
+    return equilibrium_at(params, grid, closure, num_nodes, unknown, outcome)
 
 
 def rate_excess(
-    params: Parameters, grid: Grid, closure: str, nodes: Nodes, log_rate: Array
+    params: Parameters, grid: Grid, closure: str, nodes: Nodes, unknown: Array
 ) -> Array:
-    """Logarithm of the rate that comes, less that of the rate that was given."""
-    received = stationary_input(params, closure, nodes, jnp.exp(log_rate))
-    return stationary_density(params, grid, nodes, received)[0] - log_rate
+    """The unknown that comes of the rates, less the one that was given."""
+    received = stationary_input(params, closure, nodes, rate_of(unknown))
+    log_rate = stationary_density(params, grid, nodes, received)[0]
+    return jnp.logaddexp(log_rate, jnp.full_like(log_rate, np.log(_SILENT))) - unknown
+
+
+def rate_of(unknown: Array) -> Array:
+    """Rates in hertz of the unknowns log(rate + 1e-6 Hz): no search ends in how silent one is."""
+    return jnp.exp(unknown) - _SILENT
+
+
+def unknown_of(rate: Array) -> Array:
+    return jnp.log(rate + _SILENT)
 
 
 def equilibrium_at(
@@ -114,20 +125,20 @@ def equilibrium_at(
     grid: Grid,
     closure: str,
     num_nodes: int,
-    log_rate: Float[Array, " population"],
+    unknown: Float[Array, " population"],
     outcome: Any = None,
 ) -> "Equilibrium":
     """The state under rates that are stationary; `outcome`: (residual, result, steps) if known."""
-    nodes, rate = nodes_of(closure, num_nodes), jnp.exp(log_rate)
+    nodes, rate = nodes_of(closure, num_nodes), rate_of(unknown)
     received = stationary_input(params, closure, nodes, rate)
-    reached, occupancy, refractory = stationary_density(params, grid, nodes, received)
+    log_rate, occupancy, refractory = stationary_density(params, grid, nodes, received)
     if outcome is None:
-        residual = jnp.max(jnp.abs(reached - log_rate))
+        residual = jnp.max(jnp.abs(unknown_of(jnp.exp(log_rate)) - unknown))
         outcome = (residual, RESULTS.successful, jnp.zeros((), jnp.int32))
     residual, result, num_steps = outcome
     moments = stationary_moments(params, rate)
     return Equilibrium(
-        rate=rate,
+        rate=jnp.exp(log_rate),
         state=State(occupancy, refractory, moments, jnp.zeros_like(params.size)),
         residual=residual,
         params=params,
@@ -140,9 +151,9 @@ def equilibrium_at(
 
 
 def _starts(initial: Arrayish | None, count: int, dtype: Any) -> Float[Array, "start population"]:
-    """Logarithms of the rates to begin from."""
+    """The unknowns to begin from."""
     if initial is None:
-        return jnp.log(jnp.asarray(_STARTS, dtype))[:, None] * jnp.ones((1, count), dtype)
+        return unknown_of(jnp.asarray(_STARTS, dtype))[:, None] * jnp.ones((1, count), dtype)
     rates = jax.lax.stop_gradient(jnp.asarray(initial, dtype))
     if rates.shape != (count,):
         raise ValueError(
@@ -150,7 +161,7 @@ def _starts(initial: Arrayish | None, count: int, dtype: Any) -> Float[Array, "s
             f"{rates.shape}."
         )
     positive("initial", rates)
-    return jnp.log(rates)[None]
+    return unknown_of(rates)[None]
 
 
 class _Search(NamedTuple):

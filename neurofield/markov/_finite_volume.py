@@ -60,9 +60,10 @@ def bernoulli(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     small = jnp.abs(x) < 0.1
     near = jnp.where(small, x, 0) ** 2
     series = 1 + near * (1 / 12 - near * (1 / 720 - near * (1 / 30240 - near / 1209600)))
-    size = jnp.abs(jnp.where(small, 1, x))
-    ratio = size / jnp.expm1(size)
-    far = jnp.where(size < 80, ratio, 0)
+    # Inside the second `where` too: the exponential's overflow has a derivative of NaN.
+    finite = ~small & (jnp.abs(x) < 80)
+    size = jnp.abs(jnp.where(finite, x, 1))
+    far = jnp.where(finite, size / jnp.expm1(size), 0)
     return jnp.where(small, series - x / 2, far + jnp.maximum(-x, 0))
 
 
