@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix as optx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
@@ -22,7 +23,6 @@ from neurofield.statistics import Statistics
 
 from ._free import Values, free_values, parameter_types, with_values
 from ._loss import settle
-from ._ode import Adjoint
 from ._parameters import Parameters
 from ._readout import binned_rate, mean_rate
 from ._solution import Solution
@@ -185,7 +185,7 @@ def value_and_jacobian(
     values = free_values(params, free)
     flat, unravel = ravel_pytree(values)
 
-    def observed(flat: Array, adjoint: Adjoint) -> tuple[PyTree, PyTree]:
+    def observed(flat: Array, adjoint: str) -> tuple[PyTree, PyTree]:
         found = with_values(params, unravel(flat))
         observed = observe_fn(solve(found, duration, adjoint=adjoint, **solve_options))
         return observed, observed
@@ -214,16 +214,17 @@ def fit(
     *,
     free: Sequence[str],
     spec: Mapping[str, AbstractParameter] | None = None,
+    solver: Any = None,
     max_steps: int = 64,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
     throw: bool = True,
     **solve_options: Any,
 ) -> Fit:
     """Fit free entries of the parameters to what was measured under several conditions.
 
-    Weighted least squares by Levenberg and Marquardt, with forward-mode Jacobians: each datum
-    counts by its standard error (or the covariance of its condition).
+    Weighted least squares with forward-mode Jacobians: each datum counts by its standard error (or
+    the covariance of its condition).
 
     - `params`: the start, and what stays as it is.
     - `conditions`: from `steady`, `response`, or `Condition`. As many data as free numbers at
@@ -232,7 +233,9 @@ def fit(
       `"tau[:,I]"` all of a column, tied, `"drive & drive_variance"` both fields, tied.
     - `spec`: types of free numbers by name (`fit.Interval(...)`, ...); by default they are positive
       and move on a logarithmic scale, probabilities within (0, 1), the reversal anywhere.
-    - `rtol`, `atol`: of a step in free coordinates, and of half the sum of squares.
+    - `solver`: an optimistix least-squares solver; by default Powell's dogleg, whose steps along
+      sloppy directions are long, with `rtol` and `atol` on steps in free coordinates and on half
+      the sum of squares.
     - `solve_options`: what `solve` takes, such as `backend`, `closure`, `voltage_bin`, `initial`;
       for every condition.
 
@@ -245,11 +248,14 @@ def fit(
     **Raises** `ValueError` for a bad argument; `FitError` under `throw` if it does not converge.
     """
     values, types = free_values(params, free), parameter_types(free, spec)
+    if solver is None:
+        solver = optx.Dogleg(rtol=rtol, atol=atol)
     found = fitting.least_squares(
         _residuals,
         values,
         args=(params, tuple(conditions), _Options(solve_options)),
         spec=types,
+        solver=solver,
         max_steps=max_steps,
         rtol=rtol,
         atol=atol,
