@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
+from neurofield._results import RESULTS
 from neurofield.markov import default_parameters
 from neurofield.markov._cycle import Shooting, limit_cycle
 from neurofield.markov._ode import Field
@@ -68,6 +69,7 @@ def test_the_cycle_is_one_and_stable(cycle):
     np.testing.assert_allclose(cycle.state.occupancy.sum() + cycle.state.refractory.sum(), 2)
 
 
+@pytest.mark.slow
 def test_derivatives_by_the_implicit_function_theorem(cycle):
     def period_and_rate(value):
         found = limit_cycle(along_p_ei(value), initial=cycle, **COARSE)
@@ -81,10 +83,10 @@ def test_derivatives_by_the_implicit_function_theorem(cycle):
 
 
 def test_an_equilibrium_is_no_cycle():
-    # No excitation: each population alone, driven, settles.
+    # A decaying oscillation is a start for Newton's method, which then finds no cycle.
     params = default_parameters("hom")
     found = limit_cycle(params, throw=False, settle=0.3, **COARSE)
-    assert np.isnan(found.period)
+    assert found.result != RESULTS.successful
     assert not bool(found.stable)
     with pytest.raises(ValueError, match="at least 1"):
         limit_cycle(params, periods=0, **COARSE)

@@ -24,6 +24,7 @@ _FIRST_STEP = 1e-5  # seconds
 _FARTHEST = 0.2  # how far a step of Newton's method changes an unknown
 _MAX_STEPS = 16384  # in which a period is looked for
 NUM_KRYLOV = 12
+_LEAST_SWING = 1e-3  # of the pending spikes along a cycle, relative to their mean
 _RTOL, _ATOL = 1e-3, 1e-6  # while settling
 _TERM = diffrax.ODETerm(lambda t, y, args: args(t, y))
 _SOLVER = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
@@ -132,13 +133,16 @@ def limit_cycle(
     shooting = Shooting(field, mesh, level)
     packed = jnp.where(found, shooting.pack(guess, jnp.log(period)), jnp.nan)
     unknown, residual, result = _newton(shooting, packed, tol, max_steps)
-    result = RESULTS.where(found, result, RESULTS.nonlinear_divergence)
     multipliers, _ = floquet_multipliers(
         *jax.lax.stop_gradient((shooting, unknown)), num_multipliers
     )
     state, log_period = shooting.unpack(unknown)
     period = jnp.exp(log_period)
     end, (rate, moments) = eqx.filter_jit(shooting.flow)(state, period)
+    # An equilibrium closes after any time: what does not move is no cycle.
+    height = jax.lax.stop_gradient(jnp.mean(moments.mean / params.size[None, None], axis=(1, 2)))
+    found = found & ~(jnp.ptp(height) <= _LEAST_SWING * level)
+    result = RESULTS.where(found, result, RESULTS.nonlinear_divergence)
     if throw:
         period = eqx.error_if(
             period,
@@ -163,7 +167,7 @@ def limit_cycle(
         mean=jnp.moveaxis(moments.mean, 0, -1),
         variance=jnp.moveaxis(moments.variance, 0, -1),
         multipliers=multipliers,
-        stable=jnp.all(~others | (jnp.abs(multipliers) < 1)) & (residual <= tol),
+        stable=jnp.all(~others | (jnp.abs(multipliers) < 1)) & (residual <= tol) & found,
         state=state,
         level=level,
         residual=residual,
@@ -439,7 +443,11 @@ def _passages(
     upward = some & (inside[:-1] < level) & (inside[1:] >= level)
     swing = jnp.max(inside) - jnp.min(inside)
     at = jnp.flatnonzero(upward, size=periods + 1, fill_value=-1)
-    found = (at[-1] >= 0) & (swing > 1e-3 * level) & (saved.result == diffrax.RESULTS.successful)
+    found = (
+        (at[-1] >= 0)
+        & (swing > _LEAST_SWING * level)
+        & (saved.result == diffrax.RESULTS.successful)
+    )
     at = jnp.where(found, at, jnp.arange(periods + 1))
     share = (level - inside[at]) / (inside[at + 1] - inside[at])
     index = at.astype(share.dtype) + jnp.where(found, share, 0)
