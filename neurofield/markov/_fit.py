@@ -438,7 +438,7 @@ def _residual(params: Parameters, condition: Condition, keywords: dict[str, Any]
     def spread(target: Array, error: Array) -> Array:
         # Of a complex datum the error is that of the modulus: half its square in each part.
         if jnp.iscomplexobj(target):
-            return jax.lax.complex(error, error) / np.sqrt(2)
+            return jax.lax.complex(error, error) * 0.5**0.5
         return error
 
     error = _flat(jax.tree.map(spread, condition.target, condition.error))
