@@ -1,10 +1,16 @@
 """The follower of curves against closed forms, and the branches of equilibria."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from neurofield.markov import Parameters, default_parameters
 from neurofield.markov._arclength import follow, linearised
+from neurofield.markov._continuation import bifurcation_point, continuation
+
+COARSE = {"closure": "published", "voltage_bin": 5.0}
 
 
 def test_circle_is_closed_and_has_two_folds():
@@ -69,3 +75,70 @@ def test_hopf_normal_form(scale):
 def test_start_off_the_curve_is_refused():
     with pytest.raises(RuntimeError, match="no solution was found near the start"):
         follow(linearised(lambda u, p: u**2 + 1 + p**2), np.array([0.5]), 0.0, (-1.0, 1.0))
+
+
+def test_folds_of_a_population_that_excites_itself():
+    """Leaky, driven below the threshold: the silent state ends where its real eigenvalue is 0."""
+    base = Parameters(
+        [300.0],
+        [[0.8]],
+        [[0.5]],
+        [[5e-3]],
+        drive=[5000.0],
+        drive_variance=[20000.0],
+        leak=80.0,
+        inhibitory=[False],
+    )
+
+    def vary(drive):
+        return eqx.tree_at(lambda q: q.drive, base, jnp.full(1, drive))
+
+    branch = continuation(vary, (5300.0, 5600.0), max_step=0.3, **COARSE)
+    assert branch.ended == "span"
+    (fold,) = branch.points
+    assert fold.kind == "fold"
+    # No equilibrium of the branch lies beyond the fold; it is stable before, and has one unstable
+    # real eigenvalue behind.
+    assert (branch.parameter < fold.parameter).all()
+    before = branch.rate[0] < fold.rate[0]
+    assert 0 < before.sum() < len(before)
+    np.testing.assert_array_equal(branch.stable, before)
+    near = np.abs(branch.rate[0] / fold.rate[0] - 1) < 0.5
+    assert (np.imag(branch.leading)[near] == 0).all()
+    # Where the equations of a fold hold, and the branch is a parabola.
+    point = jax.jit(lambda: bifurcation_point(vary, fold, **COARSE))()
+    np.testing.assert_allclose(point.parameter, fold.parameter, rtol=1e-8)
+    np.testing.assert_allclose(point.rate, fold.rate, rtol=1e-4)
+
+
+def _inhibited(p, charge=0.95):
+    params = default_parameters()
+    return eqx.tree_at(
+        lambda q: (q.probability, q.charge),
+        params,
+        (params.probability.at[0, 1].set(p), params.charge.at[0, 0].set(charge)),
+    )
+
+
+@pytest.mark.slow
+def test_hopf_points_in_the_probability_of_inhibition():
+    """Between them the equilibrium is unstable: the network oscillates."""
+    branch = continuation(_inhibited, (0.45, 1.02), **COARSE)
+    assert [point.kind for point in branch.points] == ["hopf", "hopf"]
+    low, high = (point.parameter for point in branch.points)
+    outside = (branch.parameter < low) | (branch.parameter > high)
+    np.testing.assert_array_equal(branch.stable, outside)
+    for near in branch.points:
+
+        def locate(charge, near=near):
+            found = bifurcation_point(lambda p: _inhibited(p, charge), near, **COARSE)
+            return jnp.stack([found.parameter, found.frequency])
+
+        value = jax.jit(locate)
+        np.testing.assert_allclose(value(0.95), [near.parameter, near.frequency], rtol=1e-6)
+        # Error of the differences: the square of the step, 1e-6 of the derivatives.
+        expected = (value(0.95 + 2e-4) - value(0.95 - 2e-4)) / 4e-4
+        forward = jax.jit(jax.jacfwd(locate))(0.95)
+        np.testing.assert_allclose(forward, expected, rtol=1e-5)
+        reverse = jax.jit(jax.grad(lambda x, f=locate: f(x)[0]))(0.95)
+        np.testing.assert_allclose(reverse, forward[0], rtol=1e-8)

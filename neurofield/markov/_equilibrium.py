@@ -98,7 +98,7 @@ def equilibrium(
             "Give `initial` rates near those expected (a long `solve` shows them), raise "
             "max_steps, or take throw=False and look at `result` and `residual`.",
         )
-    outcome = (residual, RESULTS.where(found, *_OUTCOMES), num_steps)
+    outcome = (residual, RESULTS.where(found, *_OUTCOMES), num_steps.astype(jnp.int32))
     return equilibrium_at(params, grid, closure, num_nodes, unknown, outcome)
 
 
@@ -219,7 +219,8 @@ def _newton(
     zero = jnp.zeros((), jnp.int32)
     search = _Search(starts[0], starts[0], far, length, far, zero, zero)
     end = jax.lax.while_loop(unfinished, improve, search)
-    return end.x, (end.residual, end.step)
+    # A whole number would need a tangent of its own kind.
+    return end.x, (end.residual, end.step.astype(end.x.dtype))
 
 
 class Equilibrium(eqx.Module):
