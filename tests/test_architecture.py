@@ -9,7 +9,9 @@ import pytest
 from helpers import PACKAGE, ROOT, python, rooms
 
 TIERS = {
-    **dict.fromkeys(("_types", "_results", "_flow", "_numerics", "_validate", "_files"), 0),
+    **dict.fromkeys(
+        ("_types", "_results", "_flow", "_numerics", "_validate", "_files", "_toml"), 0
+    ),
     **dict.fromkeys(("recording", "statistics", "fit"), 1),
     "network": 2,
     **dict.fromkeys(("lattice", "meanfield", "markov", "renorm"), 3),

@@ -1,7 +1,5 @@
 """`neurofield simulate`: a network in a TOML file in, its activity, statistics and figures out."""
 
-import csv
-import io
 import json as json_
 import math
 import shutil
@@ -18,8 +16,8 @@ from neurofield._files import atomic_write
 from neurofield.fit import save
 
 from ._log import Log
-from ._out import check_out, computing_on, png
-from ._tables import differing_keys, tables_to_toml
+from ._out import check_out, command_settings, computing_on, png, print_described, print_table
+from ._tables import differing_keys, finite, rows_to_csv, tables_to_toml
 
 CONFIG, SUMMARY, CHECKPOINT = "config.toml", "statistics.json", "checkpoint"
 FIGURES = ("raster", "rate", "spectrum", "traces")
@@ -30,13 +28,7 @@ _COMMENT = f"neurofield {__version__}: run again with  neurofield simulate THIS_
 def list_configs(*, json: bool) -> int:
     """The configurations that ship with the package."""
     described = {name: network.read_config(name)["description"] for name in network.ready_configs()}
-    if json:
-        print(json_.dumps(described))
-    else:
-        width = max(map(len, described))
-        for name, text in described.items():
-            print(f"{name:{width}}  {text}")
-    return 0
+    return print_described(described, json)
 
 
 def run_simulate(
@@ -55,7 +47,7 @@ def run_simulate(
     name = Path(config).stem
     out = Path("neurofield-out") / name if out is None else out.expanduser()
     check_out(out, overwrite, resume)
-    command = _command_settings(tables, config)
+    command = command_settings(tables.get("simulation"), f"{config} [simulation]")
     with computing_on(command["device"]), jax.enable_x64(command["x64"]):
         net, settings = network.from_config(tables, name=config)
         kinds = {p.name: p.neuron.kind for p in net.populations}
@@ -84,7 +76,7 @@ def run_simulate(
                 save(out / file, part, header={"config": text}, overwrite=again)
                 written.add(file)
         device = next(iter(jax.numpy.zeros(()).devices())).device_kind
-    for file, content in {"statistics.csv": _as_csv(rows), **pictures}.items():
+    for file, content in {"statistics.csv": rows_to_csv(rows), **pictures}.items():
         atomic_write(out / file, content, overwrite=again)
         written.add(file)
     summary = {
@@ -122,23 +114,6 @@ def _with_overrides(
         if part and isinstance(table, dict):  # from_config refuses what is no table
             tables[key] = table | part
     return tables
-
-
-def _command_settings(tables: dict[str, Any], config: str) -> dict[str, Any]:
-    """Of [simulation], what is for the command and not for `simulate`."""
-    table = tables.get("simulation", {})
-    found: dict[str, Any] = {"seed": 0, "device": None, "x64": False}
-    if isinstance(table, dict):
-        found |= {key: table[key] for key in found if key in table}
-    seed, x64 = found["seed"], found["x64"]
-    if type(seed) is not int or not 0 <= seed < 2**32 or type(x64) is not bool:
-        raise ValueError(
-            f"{config} [simulation]: seed must be a whole number from 0 to 2^32 - 1 and x64 true "
-            f"or false, got {seed!r} and {x64!r}."
-        )
-    if not isinstance(found["device"], str | None):
-        raise ValueError(f"{config} [simulation]: device must be cpu, gpu or tpu.")
-    return found
 
 
 def _is_complete(out: Path, tables: dict[str, Any]) -> bool:
@@ -229,26 +204,14 @@ def _rows(net: network.Network, done: network.Simulation) -> list[dict[str, Any]
                 "neuron": type(population.neuron).__name__,
                 "kind": kind,
                 "size": population.size,
-                "rate": _finite(rate),
-                "rate_error": _finite(error),
-                "rate_sd": _finite(spread),
-                "cv": _finite(cv),
+                "rate": finite(rate),
+                "rate_error": finite(error),
+                "rate_sd": finite(spread),
+                "cv": finite(cv),
                 "num_cv": with_cv,
             }
         )
     return rows
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue()
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -324,31 +287,20 @@ def _report(summary: dict[str, Any], json: bool) -> int:
     if json:
         print(json_.dumps(summary, allow_nan=False))
         return 0
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=f"{summary['network']}: {summary['duration']:g} s in steps of "
-        f"{1e3 * summary['dt']:g} ms",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
-    for column in ("population", "neuron", "size", "rate", "spread", "CV"):
-        table.add_column(column, justify="left" if column in ("population", "neuron") else "right")
+    rows = []
     for row in summary["populations"]:
         unit = " Hz" if row["kind"] == "spike" else ""
         cells = [row["population"], row["neuron"], str(row["size"]), _with_error(row) + unit]
         spread, cv = row["rate_sd"], row["cv"]
         cells.append("n/a" if spread is None else f"{spread:.3g}{unit}")
         cells.append("n/a" if cv is None else f"{cv:.3f}")
-        table.add_row(*cells)
-    console = Console(highlight=False)
-    # A pipe has no width of its own.
-    console = console if console.is_terminal else Console(highlight=False, width=120)
-    console.print(table)
+        rows.append(cells)
+    print_table(
+        f"{summary['network']}: {summary['duration']:g} s in steps of {1e3 * summary['dt']:g} ms",
+        ("population", "neuron", "size", "rate", "spread", "CV"),
+        rows,
+        num_left=2,
+    )
     span = summary["duration"] + summary["warm_up"]
     spent = summary["seconds_simulating"]
     print(

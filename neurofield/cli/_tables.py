@@ -1,8 +1,11 @@
-"""Nested tables written as TOML, and compared."""
+"""Nested tables written as TOML, and compared; rows written as CSV."""
 
+import csv
+import io
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -58,3 +61,16 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def finite(value: float) -> float | None:
+    """For JSON and CSV, which have no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()

@@ -1,15 +1,22 @@
 """Networks written down as TOML: tables are calls of the public names of this room."""
 
-import difflib
 import inspect
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+
+from neurofield._toml import (
+    as_numbers,
+    as_table,
+    call,
+    check_keys,
+    read_tables,
+    ready_files,
+    suggest,
+)
 
 from ._annealed import Annealed
 from ._connectivity import Connectivity
@@ -48,7 +55,7 @@ _COMMAND = ("seed", "device", "x64")
 
 def ready_configs() -> tuple[str, ...]:
     """Names of the configurations that ship with the package."""
-    return tuple(sorted(f.name[:-5] for f in _FOLDER.iterdir() if f.name.endswith(".toml")))
+    return ready_files(_FOLDER)
 
 
 def read_config(config: str | os.PathLike[str]) -> dict[str, Any]:
@@ -56,20 +63,7 @@ def read_config(config: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises `FileNotFoundError` listing the ready ones, `ValueError` for a file that is not TOML.
     """
-    if str(config) in ready_configs():
-        text = (_FOLDER / f"{config}.toml").read_text("utf-8")
-        return tomllib.loads(text)
-    path = Path(config).expanduser()
-    if not path.is_file():
-        close = _suggest(str(config), ready_configs())
-        raise FileNotFoundError(
-            f"{config} is neither a file nor a ready configuration{close}; ready are "
-            f"{', '.join(ready_configs())}."
-        )
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}.") from error
+    return read_tables(config, _FOLDER)
 
 
 def from_config(
@@ -105,11 +99,11 @@ def from_config(
         tables, place = config, name or "config"
     else:
         tables, place = read_config(config), name or str(config)
-    _check_keys(tables, _TOP, place, "a network's file")
-    populations = _table(tables.get("population", {}), f"{place} [population]")
+    check_keys(tables, _TOP, place, "a network's file")
+    populations = as_table(tables.get("population", {}), f"{place} [population]")
     if not populations:
         raise ValueError(f"{place}: there is no population; begin one by [population.E].")
-    network = _call(
+    network = call(
         Network,
         {
             "populations": [
@@ -128,19 +122,19 @@ def from_config(
         },
         place,
     )
-    scaling = dict(_table(tables.get("downscale", {}), f"{place} [downscale]"))
+    scaling = dict(as_table(tables.get("downscale", {}), f"{place} [downscale]"))
     if scale is not None:
         scaling["scale"] = scale
     if scaling:
         scaling = {"scale": 1.0, "rates": {}} | scaling
-        network = _call(downscale, scaling | {"network": network}, f"{place} [downscale]")
+        network = call(downscale, scaling | {"network": network}, f"{place} [downscale]")
     return network, _settings(tables, f"{place} [simulation]")
 
 
 def _settings(tables: Mapping[str, Any], place: str) -> dict[str, Any]:
-    settings = dict(_table(tables.get("simulation", {}), place))
+    settings = dict(as_table(tables.get("simulation", {}), place))
     known = [key for key in inspect.signature(simulate).parameters if key not in _NO_SETTINGS]
-    _check_keys(settings, (*known, *_COMMAND), place, "simulate")
+    check_keys(settings, (*known, *_COMMAND), place, "simulate")
     missing = [key for key in ("duration", "dt") if key not in settings]
     if missing:
         raise ValueError(f"{place}: {' and '.join(missing)} must be given, in seconds.")
@@ -162,9 +156,9 @@ def _settings(tables: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _population(name: str, table: Any, place: str) -> Population:
-    table = _table(table, place)
+    table = as_table(table, place)
     hint = 'those of the neuron go in a table of its own: neuron = { kind = "LIF", tau = 0.02 }'
-    _check_keys(table, ("size", "neuron", "drive"), place, "a population", hint)
+    check_keys(table, ("size", "neuron", "drive"), place, "a population", hint)
     if type(table.get("size", 0)) is not int:
         raise ValueError(f"{place}: size must be a whole number, got {table['size']!r}.")
     arguments = {k: v for k, v in table.items() if k != "drive"}
@@ -174,11 +168,11 @@ def _population(name: str, table: Any, place: str) -> Population:
         for one in (drives if isinstance(drives, list) else [drives])
     ]
     built = _arguments(arguments, place)
-    return _call(Population, {**built, "name": name, "drive": Drive(*sources)}, place)
+    return call(Population, {**built, "name": name, "drive": Drive(*sources)}, place)
 
 
 def _projections(table: Any, place: str) -> list[Projection]:
-    table = _table(table, place)
+    table = as_table(table, place)
     ends = {}
     for key in ("source", "target"):
         given = table.get(key, [])
@@ -194,7 +188,7 @@ def _projections(table: Any, place: str) -> list[Projection]:
             if present:
                 at = f"{place} ({source} -> {target})"
                 arguments = {**_arguments(own, at), "source": source, "target": target}
-                projections.append(_call(Projection, arguments, at))
+                projections.append(call(Projection, arguments, at))
     return projections
 
 
@@ -214,10 +208,10 @@ def _pick(value: Any, i: int, j: int, shape: tuple[int, int], place: str) -> tup
 
 
 def _shared(table: Any, place: str) -> SharedNoise:
-    table = _table(table, place)
+    table = as_table(table, place)
     source = _component(table.get("source"), _PARTS["source"], f"{place} source")
     rest = {k: v for k, v in table.items() if k != "source"}
-    return _call(SharedNoise, {**_arguments(rest, place), "source": source}, place)
+    return call(SharedNoise, {**_arguments(rest, place), "source": source}, place)
 
 
 # --- components -----------------------------------------------------------------------------------
@@ -234,16 +228,8 @@ def _build(key: str, value: Any, place: str) -> Any:
             return _component(value, _PARTS.get(key), place)
         raise ValueError(f"{place}: expected a name or a table with a kind, got {value!r}.")
     if isinstance(value, list):
-        return _numbers(value, place)
+        return as_numbers(value, place)
     return value
-
-
-def _numbers(value: list[Any], place: str) -> np.ndarray:
-    try:
-        array = np.asarray(value, float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: expected numbers in rows of one length.") from None
-    return array
 
 
 def _component(value: Any, bases: tuple[type, ...] | None, place: str) -> Any:
@@ -256,10 +242,10 @@ def _component(value: Any, bases: tuple[type, ...] | None, place: str) -> Any:
     kind = table["kind"]
     if kind not in known:
         raise ValueError(
-            f"{place}: unknown kind {kind!r}{_suggest(kind, known)}; known are {', '.join(known)}."
+            f"{place}: unknown kind {kind!r}{suggest(kind, known)}; known are {', '.join(known)}."
         )
     arguments = {k: v for k, v in table.items() if k != "kind"}
-    return _call(known[kind], _arguments(arguments, f"{place} {kind}"), place)
+    return call(known[kind], _arguments(arguments, f"{place} {kind}"), place)
 
 
 def _known(bases: tuple[type, ...] | None) -> dict[str, Callable[..., Any]]:
@@ -281,49 +267,6 @@ def _known(bases: tuple[type, ...] | None) -> dict[str, Callable[..., Any]]:
         if inspect.isclass(made) and issubclass(made, bases) and not inspect.isabstract(made):
             found[key] = value
     return found
-
-
-def _call(fn: Callable[..., Any], arguments: Mapping[str, Any], place: str) -> Any:
-    """`fn` by keywords, its errors with the place in front."""
-    parameters = inspect.signature(fn).parameters
-    _check_keys(arguments, parameters, place, fn.__name__)
-    missing = [
-        key for key, p in parameters.items() if p.default is p.empty and key not in arguments
-    ]
-    if missing:
-        raise ValueError(f"{place}: {fn.__name__} needs {', '.join(missing)}.")
-    try:
-        return fn(**arguments)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-    except (TypeError, AttributeError) as error:
-        text = str(error).strip().splitlines()[0]
-        raise ValueError(f"{place}: {fn.__name__} does not take such a value: {text}") from error
-
-
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def _check_keys(
-    table: Mapping[str, Any], known: Any, place: str, what: str, hint: str = ""
-) -> None:
-    for key in table:
-        if key not in known:
-            raise ValueError(
-                f"{place}: unknown key {key!r}{_suggest(key, known)}; {what} takes "
-                f"{', '.join(known)}{f' ({hint})' if hint else ''}."
-            )
-
-
-def _suggest(given: str, known: Any) -> str:
-    close = difflib.get_close_matches(given, list(known), 1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _table(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{place} must be a table, got {value!r}.")
-    return value
 
 
 def _tables(tables: Mapping[str, Any], key: str, place: str) -> list[Any]:
