@@ -251,7 +251,7 @@ def fit(
     if solver is None:
         solver = optx.Dogleg(rtol=rtol, atol=atol)
     found = fitting.least_squares(
-        _residuals,
+        _tabulated,
         values,
         args=(params, tuple(conditions), _Options(solve_options)),
         spec=types,
@@ -415,6 +415,31 @@ def _residuals(
         rows = jax.lax.map(one, stacked)
         found |= {i: rows[k] for k, i in enumerate(members)}
     return jnp.concatenate([found[i] for i in range(len(conditions))])
+
+
+@eqx.filter_custom_jvp
+def _tabulated(
+    values: Values, params: Parameters, conditions: tuple[Condition, ...], options: _Options
+) -> Float[Array, " datum"]:
+    """`_residuals`, with a derivative that is a matrix: a solver may transpose it.
+
+    The loop of an adaptive solve in forward mode has no transpose.
+    """
+    return _residuals(values, params, conditions, options)
+
+
+@_tabulated.def_jvp
+def _tabulated_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    values, *rest = primals
+    flat, unravel = ravel_pytree(values)
+
+    def residuals(flat: Array) -> tuple[Array, Array]:
+        found = _residuals(unravel(flat), *rest)
+        return found, found
+
+    jacobian, found = jax.jacfwd(residuals, has_aux=True)(flat)
+    moved = ravel_pytree(tangents[0])[0]
+    return found, jnp.matmul(jacobian, moved, precision=HIGHEST)
 
 
 def _residual(params: Parameters, condition: Condition, keywords: dict[str, Any]) -> Array:
