@@ -1,5 +1,7 @@
 """Outcome codes that travel through jit and vmap, with sentences for people."""
 
+from typing import Any
+
 import optimistix as optx
 
 
@@ -17,3 +19,8 @@ class RESULTS(optx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
 def is_successful(result: RESULTS) -> bool:
     """Whether a concrete result code is `RESULTS.successful` (host only)."""
     return bool(result == RESULTS.successful)
+
+
+def choose(predicate: Any, yes: Any, no: Any) -> RESULTS:
+    """The code `yes` where a predicate holds, else `no`, both traced or not."""
+    return RESULTS.where(predicate, yes, no)

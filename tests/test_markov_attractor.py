@@ -21,7 +21,7 @@ def test_noise_is_averaged_out_of_a_circle():
     # to 0.6: and across it, raises the radius at a given phase by as much. Noise of the mean:
     # 0.05 / sqrt(40000 / 48) = 0.0017 a phase.
     assert abs(found.distance - 0.1) < 0.005
-    assert found.count.sum() == 40_000
+    assert found.num_samples.sum() == 40_000
     assert abs(cloud_distance(CIRCLE, CIRCLE[:, ::7]).distance) < 0.01
 
 

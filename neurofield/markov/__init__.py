@@ -18,6 +18,7 @@ from ._continuation import bifurcation_point as bifurcation_point
 from ._continuation import continuation as continuation
 from ._cycle import Cycle as Cycle
 from ._cycle import limit_cycle as limit_cycle
+from ._cycle_continuation import cycle_continuation as cycle_continuation
 from ._equilibrium import Equilibrium as Equilibrium
 from ._equilibrium import equilibrium as equilibrium
 from ._fit import Condition as Condition

@@ -14,13 +14,13 @@ class CloudDistance(NamedTuple):
 
     - `distance`: the root mean square over phases, in units of the curve's extent along each axis.
     - `average`: `[axis, phase]`, the trajectory's mean at each phase, NaN where it never is, and
-      `curve`: `[axis, phase]`, the curve's. `count`: `[phase]`, samples.
+      `curve`: `[axis, phase]`, the curve's. `num_samples`: `[phase]`, samples.
     """
 
     distance: float
     average: Float[np.ndarray, "axis phase"]
     curve: Float[np.ndarray, "axis phase"]
-    count: Int[np.ndarray, " phase"]
+    num_samples: Int[np.ndarray, " phase"]
 
 
 def attractor_curve(orbit: Cycle | Solution, post: int = 0, other: int = 1) -> np.ndarray:
@@ -56,10 +56,10 @@ def cloud_distance(curve: Any, trajectory: Any, num_phases: int = 48) -> CloudDi
     fine = np.stack([np.interp(phase * length[-1], length, x) for x in closed])
     squares = np.sum(fine**2, axis=0)[:, None] - 2 * fine.T @ (trajectory / extent)
     at = np.argmin(squares, axis=0) // 32
-    count = np.bincount(at, minlength=num_phases)
+    num_samples = np.bincount(at, minlength=num_phases)
     total = np.stack([np.bincount(at, x, num_phases) for x in trajectory / extent])
-    average = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    average = np.where(num_samples > 0, total / np.maximum(num_samples, 1), np.nan)
     middle = fine.reshape(len(fine), num_phases, 32).mean(axis=2)
-    apart = np.sum((average - middle) ** 2, axis=0)[count > 0]
+    apart = np.sum((average - middle) ** 2, axis=0)[num_samples > 0]
     distance = float(np.sqrt(apart.mean())) if apart.size else np.nan
-    return CloudDistance(distance, average * extent, middle * extent, count)
+    return CloudDistance(distance, average * extent, middle * extent, num_samples)

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from neurofield._numerics import contract
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 from neurofield._types import PRNGKey, PyTree
 
 from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
@@ -148,7 +148,7 @@ def _run(
     first = keep(*carry)
     trace = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), first, later)
     finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)])
-    result = RESULTS.where(jnp.all(finite), RESULTS.successful, RESULTS.nonfinite)
+    result = choose(jnp.all(finite), RESULTS.successful, RESULTS.nonfinite)
     return trace, final, result, {"num_steps": jnp.asarray(num_bins * per_bin, jnp.int32)}
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 from neurofield._types import Arrayish
 
 from ._arclength import Point, follow, linearised
@@ -223,5 +223,5 @@ def bifurcation_point(
         rate=rate_of(x[:count]),
         frequency=jnp.exp(x[count + 1]) / (2 * np.pi) if hopf else jnp.zeros((), dtype),
         residual=residual,
-        result=RESULTS.where(found, *outcomes),
+        result=choose(found, *outcomes),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Complex, Float
 
 from neurofield._numerics import HIGHEST
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 
 from ._closure import Moments, nodes_of
 from ._finite_volume import State
@@ -142,7 +142,7 @@ def limit_cycle(
     # An equilibrium closes after any time: what does not move is no cycle.
     height = jax.lax.stop_gradient(jnp.mean(moments.mean / params.size[None, None], axis=(1, 2)))
     found = found & ~(jnp.ptp(height) <= _LEAST_SWING * level)
-    result = RESULTS.where(found, result, RESULTS.nonlinear_divergence)
+    result = choose(found, result, RESULTS.nonlinear_divergence)
     if throw:
         period = eqx.error_if(
             period,
@@ -325,10 +325,10 @@ def newton_krylov(
     begin = guess, shooting.residual(guess), jnp.zeros((), int)
     unknown, residual, _ = jax.lax.while_loop(proceed, improve, begin)
     least = size(residual)
-    failed = RESULTS.where(
+    failed = choose(
         jnp.isfinite(least), RESULTS.nonlinear_max_steps_reached, RESULTS.nonfinite
     )
-    return unknown, least, RESULTS.where(least <= tol, RESULTS.successful, failed)
+    return unknown, least, choose(least <= tol, RESULTS.successful, failed)
 
 
 @eqx.filter_jit

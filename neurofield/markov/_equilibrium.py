@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 from neurofield._types import Arrayish
 from neurofield._validate import positive
 
@@ -98,7 +98,7 @@ def equilibrium(
             "Give `initial` rates near those expected (a long `solve` shows them), raise "
             "max_steps, or take throw=False and look at `result` and `residual`.",
         )
-    outcome = (residual, RESULTS.where(found, *_OUTCOMES), num_steps.astype(jnp.int32))
+    outcome = (residual, choose(found, *_OUTCOMES), num_steps.astype(jnp.int32))
     return equilibrium_at(params, grid, closure, num_nodes, unknown, outcome)
 
 

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from neurofield._numerics import contract
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 from neurofield._types import PyTree
 
 from ._closure import Input, Moments, Nodes, input_of, moment_rates
@@ -274,5 +274,5 @@ def run_map(
         lambda first, rest: jnp.concatenate([first[None], rest]), observe(state), later
     )
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)]))
-    result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
+    result = choose(finite, RESULTS.successful, RESULTS.nonfinite)
     return trace, final, result, {"num_steps": jnp.asarray(num_bins * steps)}

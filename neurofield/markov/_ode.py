@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._results import RESULTS
+from neurofield._results import RESULTS, choose
 from neurofield._types import PyTree
 
 from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
@@ -201,17 +201,18 @@ def integrate(
             max_steps=max_steps,
             throw=False,
         )
-    trace, final = solved.ys
+    saved: Any = solved.ys
+    trace, final = saved
     final = jax.tree.map(lambda x: x[0], final)
     return trace, final, _outcome(solved.result, final), dict(solved.stats)
 
 
 def _outcome(result: Any, final: PyTree) -> RESULTS:
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)]))
-    other = RESULTS.where(
+    other = choose(
         result == diffrax.RESULTS.max_steps_reached,
         RESULTS.nonlinear_max_steps_reached,
         RESULTS.nonlinear_divergence,
     )
-    well = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
-    return RESULTS.where(result == diffrax.RESULTS.successful, well, other)
+    well = choose(finite, RESULTS.successful, RESULTS.nonfinite)
+    return choose(result == diffrax.RESULTS.successful, well, other)

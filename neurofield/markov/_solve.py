@@ -4,17 +4,17 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from neurofield._results import RESULTS
-from neurofield._types import PRNGKey, PyTree
+from neurofield._types import PRNGKey
 
 from ._chain import run_chain
 from ._closure import nodes_of
 from ._grid import voltage_grid
-from ._map import run_map
+from ._map import require_like, run_map
 from ._ode import DriveFactor, Field, initial_state, integrate
 from ._parameters import Parameters
 from ._solution import Solution
@@ -89,7 +89,7 @@ def solve(
     if backend == "ode":
         field = Field(params, drive_factor, grid, closure, num_nodes)
         state = initial_state(params, grid, nodes, initial) if isinstance(initial, str) else initial
-        _check_state(state, initial_state(params, grid, nodes))
+        require_like(state, initial_state(params, grid, nodes))
         state = eqx.tree_at(lambda s: s.spikes, state, jnp.zeros_like(state.spikes))
         trace, final, result, stats = integrate(
             field,
@@ -131,15 +131,15 @@ def solve(
             "at `result` and `stats`.",
         )
 
-    def later(x: jax.Array | None) -> jax.Array | None:
-        return None if x is None else jnp.moveaxis(x[1:], 0, -1)
+    def later(x: Array) -> Array:
+        return jnp.moveaxis(x[1:], 0, -1)
 
     return Solution(
         time=jnp.asarray(save_dt * np.arange(1, rate.shape[1] + 1), rate.dtype),
         rate=rate,
         mean=later(trace.moments.mean),
         variance=later(trace.moments.variance),
-        occupancy=later(trace.occupancy),
+        occupancy=None if trace.occupancy is None else later(trace.occupancy),
         refractory=later(trace.refractory) if save_occupancy else None,
         voltage=later(trace.voltage),
         final=final,
@@ -173,15 +173,4 @@ def _require_multiple(what: str, value: float, of: str, unit: float) -> None:
         raise ValueError(
             f"{what} = {value} s must be a multiple of {of} = {unit} s; the nearest is "
             f"{max(round(value / unit), 1) * unit:.9g} s."
-        )
-
-
-def _check_state(state: PyTree, like: PyTree) -> None:
-    same = jax.tree.structure(state) == jax.tree.structure(like)
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(state)]
-    wanted = [jnp.shape(x) for x in jax.tree.leaves(like)]
-    if not same or shapes != wanted:
-        raise ValueError(
-            "initial must be the final state of a solution by the same back end, closure, nodes "
-            f"and grid: leaves of shapes {wanted}, got {shapes}."
         )

@@ -30,8 +30,8 @@ def to_network(params: Parameters) -> network.Network:
             ),
             int(sizes[q]),
             network.Drive(
-                network.Constant(params.drive[q], channel="drive"),
-                network.WhiteNoise(params.drive_variance[q], channel="drive"),
+                network.Constant(value=params.drive[q], channel="drive"),
+                network.WhiteNoise(density=params.drive_variance[q], channel="drive"),
             ),
         )
         for q, name in enumerate(params.names)

@@ -3,6 +3,10 @@
 from ._activity import population_rate as population_rate
 from ._activity import spectrum as spectrum
 from ._activity import traces as traces
+from ._markov import attractor as attractor
+from ._markov import branch as branch
+from ._markov import occupancy as occupancy
+from ._markov import peak_diagram as peak_diagram
 from ._matrices import correlations as correlations
 from ._matrices import couplings as couplings
 from ._raster import clock_time as clock_time
