@@ -71,7 +71,7 @@ def limit_cycle(
     params: Parameters,
     *,
     closure: str = "coloured",
-    num_nodes: int = 3,
+    num_nodes: int = 4,
     voltage_bin: float = 2.0,
     lowest: float = -40.0,
     initial: Any = None,

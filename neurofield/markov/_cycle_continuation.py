@@ -78,7 +78,7 @@ def cycle_continuation(
     span: tuple[float, float],
     *,
     closure: str = "coloured",
-    num_nodes: int = 3,
+    num_nodes: int = 4,
     voltage_bin: float = 2.0,
     lowest: float = -40.0,
     initial: Any = None,

@@ -31,7 +31,7 @@ def equilibrium(
     params: Parameters,
     *,
     closure: str = "coloured",
-    num_nodes: int = 3,
+    num_nodes: int = 4,
     voltage_bin: float = 1.0,
     lowest: float = -40.0,
     initial: Arrayish | None = None,

@@ -28,7 +28,7 @@ def solve(
     *,
     backend: str = "ode",
     closure: str = "coloured",
-    num_nodes: int = 3,
+    num_nodes: int = 4,
     voltage_bin: float | None = None,
     lowest: float = -40.0,
     initial: Any = "reset",
