@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -38,11 +38,14 @@ def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
             Dict(settings, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
 
 
+Task = Literal["solve", "sweep", "bifurcation"]
+_several = Parameter(consume_multiple=True, negative=())
 _SETTINGS = tuple(FitConfig.__dataclass_fields__)
 
 app = App(
     name="neurofield",
-    help="Fit field theories of neural activity to recordings, and simulate networks of neurons.",
+    help="Fit field theories of neural activity to recordings, simulate networks of neurons, "
+    "and reduce them to equations of their populations.",
     help_epilogue="Exit codes: 0 done; 1 the run failed (a fit did not converge, a file could not "
     "be written); 2 wrong usage or unusable input; 130 interrupted.",
     version=__version__,
@@ -213,6 +216,68 @@ def simulate(
 
 
 @app.command
+def markov(
+    config: str | None = None,
+    /,
+    *,
+    list_: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    task: Annotated[list[Task] | None, _several] = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    seed: int | None = None,
+    device: Device | None = None,
+    x64: bool | None = None,
+    out: Path | None = None,
+    overwrite: Annotated[bool, _flag] = False,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Reduce a network that a TOML file describes to equations of its populations.
+
+    Solves them, sweeps parameters, or follows equilibria and cycles to their bifurcations; writes
+    the resolved configuration, the results and figures to a folder, and prints them. Options win
+    over the file.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a configuration that ships with the package (--list).
+    list_
+        Name the configurations that ship with the package.
+    task
+        What to do, of the tables solve, sweep and bifurcation; by default the file's task, or all
+        the tables that it has.
+    set_
+        KEY=VALUE, a setting such as solve.duration=0.5 or 'parameters."charge[E,I]"=3'; repeatable.
+    seed
+        Seed of the Markov chain.
+    device
+        Where to compute; JAX's first choice by default.
+    x64
+        Compute in float64, the default.
+    out
+        Folder for the results; by default neurofield-out/<name of the configuration>.
+    overwrite
+        Write into a folder that holds an earlier run.
+    json
+        Print one JSON object instead of the table.
+    quiet
+        No progress.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._markov import list_configs, run_markov
+
+    if list_:
+        return list_configs(json=json)
+    if config is None:
+        raise ValueError("markov needs a TOML file or a name; --list tells the names.")
+    overrides = {"task": task, "seed": seed, "device": device, "x64": x64}
+    log = Log(quiet=quiet, verbose=verbose)
+    return run_markov(config, set_ or [], overrides, out, overwrite=overwrite, json=json, log=log)
+
+
+@app.command
 def doctor(*, json: Json = False, verbose: Verbose = False) -> int:
     """Check the installation: versions, devices, precision, compilation cache, one known number.
 
@@ -247,7 +312,8 @@ def _guarded(command: Callable[[], Any], verbose: bool) -> int:
         return _complain(f"{error}  (neurofield --help lists commands and options.)", 2, verbose)
     except KeyboardInterrupt:
         return _complain(
-            "interrupted; what is finished is in the out folder: --resume goes on.",
+            "interrupted; what is finished is in the out folder: --resume of fit and simulate goes "
+            "on.",
             130,
             False,
         )

@@ -61,3 +61,6 @@ from ._stability import Stability as Stability
 from ._stability import stability as stability
 from ._statistics import statistics as statistics
 from ._to_network import to_network as to_network
+from ._toml import from_config as from_config
+from ._toml import read_config as read_config
+from ._toml import ready_configs as ready_configs
