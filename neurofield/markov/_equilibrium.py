@@ -13,7 +13,7 @@ from neurofield._types import Arrayish
 from neurofield._validate import positive
 
 from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
-from ._finite_volume import State, leaving_rate, transport
+from ._finite_volume import State, leaving_rate, reset_share, transport
 from ._grid import Grid, voltage_grid
 from ._ode import Field
 from ._parameters import Parameters
@@ -298,13 +298,6 @@ def stationary_density(
         occupancy.reshape(rates.up.shape),
         refractory.reshape(rates.up.shape[:-1]),
     )
-
-
-def reset_share(grid: Grid, dtype: Any) -> Float[Array, " bin"]:
-    """Of the neurons that return from refractoriness, by cell."""
-    cells = np.zeros(grid.num_bins)
-    cells[grid.reset_bin - 1 : grid.reset_bin + 1] = 0.5
-    return jnp.asarray(cells, dtype)
 
 
 def renewal_generator(nodes: Nodes, received: Input) -> Float[Array, "population nodes nodes"]:

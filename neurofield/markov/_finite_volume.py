@@ -1,6 +1,7 @@
 """The master equation of voltage occupancies: finite volumes with the Scharfetter-Gummel flux."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -55,16 +56,29 @@ class Transport(eqx.Module):
         return jnp.pad(net, [*pad, (1, 0)]) - jnp.concatenate([net, out[..., -1:]], axis=-1)
 
 
+@jax.custom_jvp
 def bernoulli(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """B(x) = x / (exp(x) - 1), the weight of the Scharfetter-Gummel flux."""
     small = jnp.abs(x) < 0.1
     near = jnp.where(small, x, 0) ** 2
     series = 1 + near * (1 / 12 - near * (1 / 720 - near * (1 / 30240 - near / 1209600)))
-    # Inside the second `where` too: the exponential's overflow has a derivative of NaN.
-    finite = ~small & (jnp.abs(x) < 80)
-    size = jnp.abs(jnp.where(finite, x, 1))
-    far = jnp.where(finite, size / jnp.expm1(size), 0)
+    size = jnp.abs(jnp.where(small, 1, x))
+    less = size < 80
+    far = jnp.where(less, size / jnp.expm1(jnp.where(less, size, 1)), 0)
     return jnp.where(small, series - x / 2, far + jnp.maximum(-x, 0))
+
+
+@bernoulli.defjvp
+def _bernoulli_jvp(primals, tangents):
+    # One product a tangent, where differentiating the cases would be dozens of operations.
+    (x,), (dx,) = primals, tangents
+    y = bernoulli(x)
+    small = jnp.abs(x) < 0.1
+    near = jnp.where(small, x, 0)
+    odd = near * (1 / 6 - near**2 * (1 / 180 - near**2 * (1 / 5040 - near**2 / 151200)))
+    # B' = B(x) (1 - B(-x)) / x
+    slope = jnp.where(small, odd - 0.5, y * (1 - y - x) / jnp.where(small, 1, x))
+    return y, slope * dx
 
 
 def transport(params: Parameters, grid: Grid, received: Input) -> Transport:
@@ -116,8 +130,14 @@ def master_equation(
 
 def into_reset(grid: Grid, occupancy: Array, returning: Array) -> Array:
     """Adds neurons `[population, M, M]` to the two cells that meet at the reset, half to each."""
-    at = slice(grid.reset_bin - 1, grid.reset_bin + 1)
-    return occupancy.at[..., at].add(returning[..., None] / 2)
+    return occupancy + returning[..., None] * reset_share(grid, occupancy.dtype)[None, None, None]
+
+
+def reset_share(grid: Grid, dtype: Any) -> Float[Array, " bin"]:
+    """Where neurons enter: half in each of the two cells that meet at the reset."""
+    share = np.zeros(grid.num_bins)
+    share[grid.reset_bin - 1 : grid.reset_bin + 1] = 0.5
+    return jnp.asarray(share, dtype)
 
 
 def exchange(
@@ -184,9 +204,9 @@ def tridiagonal(
     """
 
     def multiply(x: Array) -> Array:
-        y = diagonal * x
-        y = y.at[..., 1:].add(lower * x[..., :-1])
-        return y.at[..., :-1].add(upper * x[..., 1:])
+        flat = [(0, 0)] * (x.ndim - 1)
+        from_below = jnp.pad(lower * x[..., :-1], [*flat, (1, 0)])
+        return diagonal * x + from_below + jnp.pad(upper * x[..., 1:], [*flat, (0, 1)])
 
     def factorise(lower: Array, upper: Array) -> Callable[[Array], Array]:
         """With the unknown's axis first, where a scan is a loop over contiguous rows."""

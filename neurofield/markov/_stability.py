@@ -13,8 +13,8 @@ from jaxtyping import Array, Complex, Float
 from neurofield._results import is_successful
 
 from ._closure import Moments, input_of, moment_rates, nodes_of
-from ._equilibrium import Equilibrium, renewal_generator, reset_share
-from ._finite_volume import leaving_rate, master_equation, transport
+from ._equilibrium import Equilibrium, renewal_generator
+from ._finite_volume import leaving_rate, master_equation, reset_share, transport
 
 _LOWEST, _HIGHEST = 0.1, 3e4  # rad/s: of the imaginary axis that is looked at
 _NUM_FREQUENCIES = 96
