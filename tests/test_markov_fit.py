@@ -321,11 +321,52 @@ def test_residuals_are_whitened():
     np.testing.assert_allclose(found, [2, 0])
     spectral = of({"s": jnp.array([1 + 2j])}, {"s": jnp.array([2.0])}, difference=1 + 3j)
     np.testing.assert_allclose(spectral, [1 / 2**0.5, 3 / 2**0.5])
+    unknown = of({"s": jnp.array([1 + 2j])}, {"s": jnp.array([jnp.inf])})
+    np.testing.assert_allclose(unknown, [0, 0])
     covariance = np.array([[2.0, 1.0], [1.0, 3.0]])
     found = of(jnp.array([1.0, 2.0]), None, jnp.asarray(covariance))
     np.testing.assert_allclose(
         np.sum(found**2), np.ones(2) @ np.linalg.solve(covariance, np.ones(2))
     )
+
+
+def test_symmetric_data_count_once():
+    """Chi-squared of noise of the given errors is the number of independent real data."""
+    error = np.array([[0.2, 0.1], [0.1, 0.3]])
+    measured = Statistics(
+        rate=jnp.ones(2),
+        bin_width=1e-3,
+        covariance=jnp.zeros((2, 2)),
+        covariance_error=jnp.asarray(error),
+        lagged=jnp.zeros((2, 2, 2)),
+        lagged_error=jnp.asarray(np.stack([error, error])),
+        frequency=jnp.array([0.0, 250.0, 500.0]),
+        spectrum=jnp.zeros((3, 2, 2), complex),
+        spectrum_error=jnp.asarray(np.stack([error] * 3)),
+    )
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((2, 3, 2, 2, 4000))
+    symmetric = np.tril(np.ones((2, 2)), -1)[..., None].astype(bool)
+    real = np.where(symmetric, normal.swapaxes(2, 3), normal) * error[..., None]
+    pair = (real[0, 1] + 1j * real[1, 1]) * 0.5**0.5
+    pair = np.where(symmetric, pair.conj(), pair)
+    pair = np.where(np.eye(2, dtype=bool)[..., None], real[0, 1], pair)
+    noise = {
+        "covariance": (real[0, 0], 3),
+        "lagged": (np.stack([real[0, 0], normal[0, 1] * error[..., None]]), 3 + 4),
+        "spectrum": (np.stack([real[0, 0], pair, real[0, 2]]), 3 + 4 + 3),
+    }
+    for name, (draws, count) in noise.items():
+        condition = steady(measured, use=(name,), duration=1e-3, discard=0.0)
+
+        def squares(draw, condition=condition, name=name):
+            moved = {name: draw.astype(getattr(measured, name).dtype)}
+            condition = Condition(condition.target, condition.error, lambda _: moved, duration=1e-3)
+            return jnp.sum(_residual(HOM, condition, {**COARSE, "backend": "map"}) ** 2)
+
+        found = jax.jit(jax.vmap(squares, in_axes=-1))(jnp.asarray(draws))
+        z = (np.mean(found) - count) / np.sqrt(2 * count / draws.shape[-1])
+        assert abs(z) < 4, (name, z)
 
 
 @pytest.mark.slow

@@ -98,10 +98,11 @@ def steady(
     - `measured`: of populations: `statistics.measure(raster, num_lags, populations=True)` or
       `network.simulate(...).statistics`, with errors.
     - `drive`: factor of the drive in this condition.
-    - `use`: the fields that are fitted. Covariances and spectra are those of the deterministic
-      course with independent Poisson counts added (`statistics(..., finite_size=True)`): right
-      where the network oscillates, too small where fluctuations are shared but not oscillating.
-      Spectra from few segments are correlated between frequencies, which the errors leave out.
+    - `use`: the fields that are fitted; what is symmetric counts once. Covariances and spectra are
+      those of the deterministic course with independent Poisson counts added
+      (`statistics(..., finite_size=True)`): right where the network oscillates, too small where
+      fluctuations are shared but not oscillating. Spectra from few segments are correlated between
+      frequencies, which the errors leave out.
     - `duration`, `discard`: seconds the model is solved for, and left out at its beginning.
     - `rate_covariance`: `[population, population]`, of the errors of the rates, which synchrony
       correlates, in place of `measured.rate_error`; then `use` must be the rate alone.
@@ -117,7 +118,8 @@ def steady(
         mask = getattr(measured, f"{name}_mask")
         spread = jnp.ones(value.shape) if spread is None else spread
         target[name] = jnp.asarray(value)
-        error[name] = spread if mask is None else jnp.where(mask, spread, jnp.inf)
+        spread = spread if mask is None else jnp.where(mask, spread, jnp.inf)
+        error[name] = _once(name, measured, spread)
     if rate_covariance is not None and names != ("rate",):
         raise ValueError(f"rate_covariance is for use=('rate',), got {names}.")
     length = None
@@ -463,11 +465,33 @@ def _residual(params: Parameters, condition: Condition, keywords: dict[str, Any]
     def spread(target: Array, error: Array) -> Array:
         # Of a complex datum the error is that of the modulus: half its square in each part.
         if jnp.iscomplexobj(target):
-            return jax.lax.complex(error, error) * 0.5**0.5
+            half = error * 0.5**0.5  # not of the complex number: infinity times 0 i is NaN
+            return jax.lax.complex(half, half)
         return error
 
     error = _flat(jax.tree.map(spread, condition.target, condition.error))
     return difference / error  # an infinite error leaves the datum out
+
+
+def _once(name: str, measured: Statistics, error: Array) -> Array:
+    """Errors under which each number counts once.
+
+    What is symmetric (Hermitian) is left out below the diagonal, of lags that of 0; and what is
+    real in a spectrum, on the diagonal and at the ends of the frequencies, has all of its error in
+    the real part, where `_residual` puts half of the variance.
+    """
+    if name == "rate":
+        return error
+    count = error.shape[-1]
+    again = np.tril(np.ones((count, count), bool), -1)
+    if name == "lagged":
+        again = again[None] & (np.arange(error.shape[-3]) == 0)[:, None, None]
+    if name == "spectrum":
+        turns = np.asarray(measured.frequency) * measured.bin_width
+        ends = (turns < 1e-6) | (turns > 0.5 - 1e-6)
+        real = np.eye(count, dtype=bool)[None] | ends[:, None, None]
+        error = jnp.where(jnp.asarray(np.broadcast_to(real, error.shape)), error * 2**0.5, error)
+    return jnp.where(jnp.asarray(np.broadcast_to(again, error.shape)), jnp.inf, error)
 
 
 def _flat(tree: PyTree) -> Array:
