@@ -252,6 +252,22 @@ def test_drive_in_time_and_a_solve_that_goes_on():
     np.testing.assert_allclose(second.rate, whole.rate[:, 50:], rtol=1e-3, atol=1e-3)
 
 
+def test_a_pulse_of_the_drive_is_not_stepped_over():
+    # At rest the steps of the integration would grow beyond 100 ms.
+    params = markov.default_parameters("hom")
+    keywords = {"closure": "published", "voltage_bin": 10.0}
+    rest = markov.equilibrium(params, **keywords)
+
+    def pulse(t):
+        return jnp.where((t > 0.15) & (t < 0.152), 1.5, 1.0)
+
+    rate = eqx.filter_jit(markov.solve)(
+        params, 0.2, initial=rest.state, drive_factor=pulse, **keywords
+    ).rate
+    np.testing.assert_allclose(rate[:, :150], jnp.repeat(rest.rate[:, None], 150, 1), rtol=1e-3)
+    assert np.all(jnp.max(rate[:, 150:], axis=1) > 1.2 * rest.rate)
+
+
 # --- gradients ------------------------------------------------------------------------------------
 
 
@@ -350,6 +366,8 @@ def test_bad_arguments_are_named(keywords, message):
         ({"names": ("E", "E")}, "different names"),
         ({"reset": 100.0}, "not below threshold"),
         ({"inhibitory_reversal": 100.0}, "not below threshold"),
+        ({"inhibitory_reversal": -np.inf}, "inhibitory_reversal must be finite"),
+        ({"threshold": np.inf}, "threshold must be finite"),
     ],
 )
 def test_bad_parameters_are_named(changed, message):
@@ -363,6 +381,11 @@ def test_an_end_before_the_end_is_said():
     keywords = {"closure": "published", "voltage_bin": 5.0, "max_steps": 10}
     with pytest.raises(RuntimeError, match="did not reach the end"):
         solved(params, 0.02, **keywords)
+    # Also where nothing but the last state is used: what is unused is not computed under `jit`.
+    with pytest.raises(RuntimeError, match="did not reach the end"):
+        jax.block_until_ready(
+            jax.jit(lambda p: markov.solve(p, 0.02, **keywords).final.moments.mean)(params)
+        )
 
 
 # --- slow truths ----------------------------------------------------------------------------------

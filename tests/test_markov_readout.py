@@ -231,6 +231,8 @@ def test_bad_times_are_refused():
         synchrony_index(rate, save_dt=1e-3)
     with pytest.raises(ValueError, match="no frequency"):
         band_power(rate, 21.0, 29.0, segment_length=100, save_dt=1e-3)
+    with pytest.raises(ValueError, match="count must be"):
+        crossing_time(rate, 0.0, save_dt=1e-3)
     with pytest.raises(ValueError, match="must lie in the"):
         volley(rate, 0.05, 0.06, save_dt=1e-3)
 

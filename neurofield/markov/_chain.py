@@ -83,6 +83,7 @@ def run_chain(
     size = _whole(params.size)
     start = start_chain(params, size, grid, nodes, initial) if isinstance(initial, str) else initial
     require_like(start, start_chain(params, size, grid, nodes, "reset"))
+    start = _of_size(start, size)
     params, start, drive_factor = _constant((params, start, drive_factor))
     return _run(
         params,
@@ -138,14 +139,15 @@ def _run(
         state = Chain(*moved[:-1], moments, moved[-1], state.step + 1)
         return state, spikes + state.last
 
-    def save_bin(carry: tuple[Chain, Array], first: Array) -> tuple[Any, Trace]:
-        state, spikes = jax.lax.fori_loop(first, first + per_bin, step, carry)
-        return (state, spikes), keep(state, spikes)
+    none = jnp.zeros_like(start.last)
 
-    carry = start, jnp.zeros_like(start.last)
+    def save_bin(state: Chain, first: Array) -> tuple[Chain, Trace]:
+        state, spikes = jax.lax.fori_loop(first, first + per_bin, step, (state, none))
+        return state, keep(state, spikes)
+
     beginnings = per_bin * jnp.arange(num_bins, dtype=jnp.int32)
-    (final, _), later = jax.lax.scan(save_bin, carry, beginnings)
-    first = keep(*carry)
+    final, later = jax.lax.scan(save_bin, start, beginnings)
+    first = keep(start, none)
     trace = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), first, later)
     finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)])
     result = choose(jnp.all(finite), RESULTS.successful, RESULTS.nonfinite)
@@ -274,6 +276,18 @@ def _whole(size: Float[Array, " population"]) -> Int[Array, " population"]:
     elif np.any(np.asarray(size) % 1):
         raise ValueError(f"{message}, got {size.tolist()}.")
     return size.astype(jnp.int32)
+
+
+def _of_size(state: Chain, size: Int[Array, " population"]) -> Chain:
+    """The state, of which a wrong number of neurons raises."""
+    held = jnp.sum(state.occupancy, axis=(1, 2, 3)) + jnp.sum(state.refractory, axis=(1, 2))
+    wrong = held != size.astype(held.dtype)
+    message = "initial must hold the whole numbers of neurons that size says"
+    if isinstance(wrong, Tracer):
+        return eqx.error_if(state, wrong, f"{message}.")
+    if np.any(wrong):
+        raise ValueError(f"{message}, {size.tolist()}; it holds {held.tolist()}.")
+    return state
 
 
 def _constant(tree: PyTree) -> PyTree:

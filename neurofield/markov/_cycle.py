@@ -143,20 +143,23 @@ def limit_cycle(
     height = jax.lax.stop_gradient(jnp.mean(moments.mean / params.size[None, None], axis=(1, 2)))
     found = found & ~(jnp.ptp(height) <= _LEAST_SWING * level)
     result = choose(found, result, RESULTS.nonlinear_divergence)
+    # All that is returned: under `jit` an error tied to an unused number would be lost.
+    returned = (period, state, end, rate, moments)
     if throw:
-        period = eqx.error_if(
-            period,
+        returned = eqx.error_if(
+            returned,
             ~found,
             "markov.limit_cycle: no cycle was found after settling: an equilibrium, or passages "
             "further apart than `longest`. Settle longer, or begin elsewhere (`initial`).",
         )
-        period = eqx.error_if(
-            period,
+        returned = eqx.error_if(
+            returned,
             found & (result != RESULTS.successful),
             "markov.limit_cycle: Newton's method did not converge. Settle longer, begin with a "
             "cycle at parameters nearby, raise num_steps, or take throw=False and look at "
             "`residual`.",
         )
+    period, state, end, rate, moments = returned
     # The trivial multiplier is the one nearest 1.
     others = jnp.arange(num_multipliers) != jnp.argmin(jnp.abs(multipliers - 1))
     return Cycle(
@@ -325,9 +328,7 @@ def newton_krylov(
     begin = guess, shooting.residual(guess), jnp.zeros((), int)
     unknown, residual, _ = jax.lax.while_loop(proceed, improve, begin)
     least = size(residual)
-    failed = choose(
-        jnp.isfinite(least), RESULTS.nonlinear_max_steps_reached, RESULTS.nonfinite
-    )
+    failed = choose(jnp.isfinite(least), RESULTS.nonlinear_max_steps_reached, RESULTS.nonfinite)
     return unknown, least, choose(least <= tol, RESULTS.successful, failed)
 
 

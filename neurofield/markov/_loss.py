@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from neurofield._numerics import contract
 from neurofield._types import PyTree
+from neurofield._validate import positive
 
 from ._parameters import Parameters
 from ._readout import Activity, bin_seconds, binned_rate, spectrum, whole_bins
@@ -119,8 +120,9 @@ def crossing_time(
 
     A latency that needs no window: of the first volley, with `count` half its size. Linear between
     the ends of bins, so continuous, and with the derivative -(d spikes / d parameter) / rate.
-    Infinite, of derivative 0, where so many do not come.
+    Infinite, of derivative 0, where so many do not come. Raises `ValueError` unless `count` > 0.
     """
+    positive("count", count)
     rate, step = binned_rate(activity, save_dt=save_dt), bin_seconds(activity, save_dt)
     rate = rate[..., whole_bins("onset", onset, step) :]
     after = jnp.cumsum(rate, axis=-1) * step

@@ -193,6 +193,27 @@ def initial_map_state(
     )
 
 
+def _counting_from(spikes: Array, state: MapState) -> MapState:
+    return eqx.tree_at(lambda s: s.spikes, state, spikes)
+
+
+def _filled(params: Parameters, state: MapState) -> MapState:
+    """A state whose neurons are as many as `params.size` says, none of which has spiked.
+
+    The state's own may be those of other parameters, or held constant in a derivative by the size.
+    """
+    held = jnp.sum(state.count, axis=(1, 2, 3)) + jnp.sum(state.refractory, axis=(1, 2))
+    factor = params.size / held
+    return MapState(
+        state.count * factor[:, None, None, None],
+        state.voltage * factor[:, None, None, None],
+        state.refractory * factor[:, None, None],
+        state.moments,
+        state.flow * factor,
+        jnp.zeros_like(state.spikes),
+    )
+
+
 def require_like(state: PyTree, like: PyTree) -> None:
     """Raises `ValueError` unless a state has the structure and the shapes of another."""
     same = jax.tree.structure(state) == jax.tree.structure(like)
@@ -246,7 +267,7 @@ def run_map(
     require_fine(params, dt)
     state = initial_map_state(params, grid, nodes, initial) if isinstance(initial, str) else initial
     require_like(state, initial_map_state(params, grid, nodes))
-    state = eqx.tree_at(lambda s: s.spikes, state, jnp.zeros_like(state.spikes))
+    state = _filled(params, state)
     dtype = params.size.dtype
 
     def observe(state: MapState) -> Trace:
@@ -266,8 +287,10 @@ def run_map(
 
     @jax.checkpoint
     def one_bin(state: MapState, index: Array) -> tuple[MapState, Trace]:
+        # Spikes are counted anew in each bin: a long sum would lose the small terms in rounding.
+        before, state = state.spikes, _counting_from(0 * state.spikes, state)
         state, _ = jax.lax.scan(one, state, index * steps + jnp.arange(steps))
-        return state, observe(state)
+        return _counting_from(before + state.spikes, state), observe(state)
 
     final, later = jax.lax.scan(one_bin, state, jnp.arange(num_bins))
     trace = jax.tree.map(

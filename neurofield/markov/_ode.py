@@ -28,6 +28,7 @@ from ._rosenbrock import RosenbrockW
 
 DriveFactor = Callable[[Any], Any]
 _FIRST_STEP = 1e-5  # seconds
+_LONGEST_DRIVEN_STEP = 1e-3  # seconds, under a drive that changes in time
 
 
 class Field(eqx.Module):
@@ -130,7 +131,7 @@ def initial_state(params: Parameters, grid: Grid, nodes: Nodes, where: str = "re
 
 
 class Trace(eqx.Module):
-    """What is kept of a state at one time."""
+    """What is kept of a state at one time, and the spikes per neuron in the bin that ends then."""
 
     spikes: Float[Array, " population"]
     moments: Moments
@@ -169,7 +170,11 @@ def integrate(
     if solver is None:
         solver = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
     if controller is None:
-        controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5)
+        # At rest steps grow without bound, and would pass over a pulse of the drive.
+        longest = None if field.drive_factor is None else min(save_dt, _LONGEST_DRIVEN_STEP)
+        controller = diffrax.PIDController(
+            rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dtmax=longest
+        )
     term = diffrax.ODETerm(lambda t, y, args: args(t, y))
 
     def keep(t: Any, y: State, args: Field) -> Trace:
@@ -203,6 +208,8 @@ def integrate(
         )
     saved: Any = solved.ys
     trace, final = saved
+    in_bins = jnp.diff(trace.spikes, axis=0, prepend=jnp.zeros_like(trace.spikes[:1]))
+    trace = eqx.tree_at(lambda x: x.spikes, trace, in_bins)
     final = jax.tree.map(lambda x: x[0], final)
     return trace, final, _outcome(solved.result, final), dict(solved.stats)
 

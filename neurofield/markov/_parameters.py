@@ -121,7 +121,8 @@ class Parameters(eqx.Module):
             positive(name, getattr(self, name))
         for name in ("probability", "charge", "drive_variance", "leak"):
             not_negative(name, getattr(self, name))
-        finite("drive", self.drive)
+        for name in ("drive", "inhibitory_reversal", "threshold", "reset"):
+            finite(name, getattr(self, name))
         if not isinstance(self.probability, Tracer) and np.max(self.probability) > 1:
             raise ValueError(f"probability must lie in [0, 1], got {np.max(self.probability):.6g}.")
         rate = self.refractory_rate

@@ -67,11 +67,15 @@ def solve(
       `params.correlation_time`.
     - `voltage_bin`, `lowest`: mV, of the grid; a bin is by default 1 mV for `"ode"`, else 2.
     - `initial`: `"reset"` (all neurons there), `"uniform"` (between reset and threshold), or the
-      `final` of another solution by the same back end, closure and grid.
-    - `drive_factor`: function of time (s), differentiable if an `eqx.Module`, that multiplies
-      `drive` and `drive_variance`: a number or `[population]`.
+      `final` of another solution by the same back end, closure and grid. Its neurons are taken as
+      shares of a population, so that `size` may differ; `"markov"` needs the same.
+    - `drive_factor`: function of time (s, 0 at the start of this solve, also of one that goes on
+      from `final`), differentiable if an `eqx.Module`, that multiplies `drive` and
+      `drive_variance`: a number or `[population]`, not negative. `"ode"` then takes steps of at
+      most `save_dt` and 1 ms: what is shorter may be missed, unless `controller` is given.
     - `save_dt`: seconds, of the bins that are returned; for `"map"` and `"markov"` a multiple of
-      `dt`.
+      `dt`. In single precision `"ode"` counts spikes from the start to 1e-7: cut long solves into
+      parts that go on from `final`.
     - `dt`, `refractory`: of `"map"` and `"markov"`. `"exact"`, or `"published"` for the published
       bookkeeping, with its rounding (whose derivative is that of what is rounded).
     - `rtol`, `atol`, `max_steps`, `solver`, `controller`: of `"ode"`. The tolerances are those of
@@ -121,15 +125,16 @@ def solve(
             refractory=refractory,
             **keyed,
         )
-    rate = jnp.diff(trace.spikes, axis=0).T / save_dt
     if throw:
-        rate = eqx.error_if(
-            rate,
+        # All that is returned: under `jit` an error tied to an unused number would be lost.
+        trace, final = eqx.error_if(
+            (trace, final),
             result != RESULTS.successful,
             f"markov.solve: backend {backend!r} did not reach the end (too many steps, or not "
             "finite). Raise max_steps or rtol, check the parameters, or take throw=False and look "
             "at `result` and `stats`.",
         )
+    rate = trace.spikes[1:].T / save_dt
 
     def later(x: Array) -> Array:
         return jnp.moveaxis(x[1:], 0, -1)
