@@ -256,13 +256,13 @@ def test_cycles_and_peaks_come_beside_the_equilibria(tiny, tmp_path, capfd):
     out = tmp_path / "out"
     code, _, err = run(
         capfd, "markov", tiny, "--task", "bifurcation", "--out", out, "-q",
-        "--set", "bifurcation.cycles={num_points=3, num_steps=150, span=[0.7, 0.75]}",
+        "--set", "bifurcation.cycles={num_points=2, num_steps=100, span=[0.7, 0.75]}",
         "--set", "bifurcation.peaks={values=[0.7, 0.85], duration=0.3, backend='map', "
         "refractory='published', voltage_bin=4.0}",
     )  # fmt: skip
     assert code == 0, err
     rows = [row for row in table(out / "branch.csv") if row["branch"] == "cycles"]
-    assert len(rows) == 3
+    assert len(rows) == 2
     for row in rows:
         assert 40 < float(row["frequency"]) < 80
         assert np.hypot(float(row["leading_real"]), float(row["leading_imag"])) < 1
