@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT
 from test_cli import refused, run
 
 from neurofield import fit, markov
@@ -344,6 +345,17 @@ def test_tasks_are_chosen_and_take_each_others_settings():
     assert own["cycles"]["closure"] == "published"
     np.testing.assert_allclose(own["peaks"]["values"], np.linspace(0.5, 0.58, 5))
     assert own["peaks"]["rtol"] == 1e-3
+
+
+def test_manual_is_true():
+    text = (ROOT / "docs" / "markov.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    tables = tomllib.loads(block)
+    assert list(markov.from_config(tables)[1]) == ["solve", "sweep"]
+    assert set(markov.from_config(tables | {"task": "bifurcation"})[1]["bifurcation"]) == {
+        "parameter", "equilibria", "cycles", "peaks",
+    }  # fmt: skip
+    assert all(f"| `{name}` |" in text for name in markov.ready_configs())
 
 
 @pytest.mark.parametrize(
