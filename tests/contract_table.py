@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from contract_case import CASES as CASES
 from contract_case import case
 
-from neurofield import fit, network
+from neurofield import fit, markov, network
 from neurofield.lattice import Action, Kinetic
 from neurofield.recording import Raster
 
@@ -28,6 +28,30 @@ HOST = {
     "lattice.goodness_of_fit",
     "lattice.raised_cosine",
     "lattice.score",
+    "markov.attractor_curve",
+    "markov.bifurcation_point",
+    "markov.bistable",
+    "markov.cloud_distance",
+    "markov.continuation",
+    "markov.cycle_continuation",
+    "markov.default_parameters",
+    "markov.fisher_information",
+    "markov.fit",
+    "markov.free_values",
+    "markov.from_config",
+    "markov.identifiability",
+    "markov.limit_cycle",
+    "markov.peak_diagram",
+    "markov.peak_differences",
+    "markov.posterior_draws",
+    "markov.read_config",
+    "markov.ready_configs",
+    "markov.response",
+    "markov.stability",
+    "markov.steady",
+    "markov.to_network",
+    "markov.value_and_jacobian",
+    "markov.voltage_grid",
     "network.check_dale",
     "network.cluster_labels",
     "network.downscale",
@@ -418,3 +442,95 @@ def _(draw):
 @case("lattice.log_likelihood[mask]", call=lambda f, k, x, mask: f(k, x, mask=mask))
 def _(draw):
     return kinetic(draw), draw.spikes(3, 9), jnp.arange(9) != 4
+
+
+# --- markov ---------------------------------------------------------------------------------------
+
+
+def time_courses(draw):
+    """Rates `[population, time]` in hertz."""
+    return (20 * jnp.exp(draw.normal(2, 40, scale=0.5)),)
+
+
+for name, keywords in {
+    "binned_rate": {"bin_width": 4e-3},
+    "mean_rate": {},
+    "coefficient_of_variation": {},
+    "synchrony_index": {"half_window": 2e-3},
+    "spectrum": {"segment_length": 20},
+    "band_power": {"low": 50.0, "high": 300.0, "segment_length": 20},
+    "centre_frequency": {"low": 50.0, "high": 300.0, "segment_length": 20},
+    "volley": {"onset": 5e-3, "window": 2e-2},
+    "crossing_time": {"count": 0.01},
+}.items():
+    case(f"markov.{name}", save_dt=1e-3, **keywords)(time_courses)
+
+
+@case("markov.dwell_times", bin_width=0.02, window=0.1, threshold=25.0, wrt=())
+def _(draw):
+    return time_courses(draw)
+
+
+def factors(draw):
+    return (1 + jnp.tanh(draw.normal(2, 2)) / 20,)
+
+
+def scaled(factor):
+    """A network whose charges are scaled, in the factor's dtype."""
+    params = jax.tree.map(lambda x: x.astype(factor.dtype), markov.default_parameters("hom"))
+    return eqx.tree_at(lambda p: p.charge, params, params.charge * factor)
+
+
+def of_scaled(fn, factor):
+    return fn(scaled(factor))
+
+
+def rate_of_scaled(fn, factor):
+    return fn(scaled(factor)).rate
+
+
+@case(
+    "markov.with_values",
+    call=lambda fn, drive: fn(scaled(jnp.ones((2, 2), drive.dtype)), {"drive": drive}).drive,
+)
+def _(draw):
+    return (7000 * jnp.exp(draw.normal()),)
+
+
+MAP = {
+    **{"backend": "map", "closure": "published", "voltage_bin": 20.0, "dt": 2.5e-4},
+    **{"duration": 2e-3, "save_dt": 1e-3, "initial": "uniform", "throw": False},
+}
+case("markov.settle", call=of_scaled, wrt=(), **MAP)(factors)
+case("markov.solve[map]", call=rate_of_scaled, **MAP)(factors)
+# An adaptive integration agrees with finite differences as far as its tolerance.
+case(
+    "markov.solve[ode]",
+    call=rate_of_scaled,
+    slow=True,
+    **{"duration": 4e-3, "save_dt": 2e-3, "initial": "uniform", "closure": "published"},
+    **{"voltage_bin": 20.0, "rtol": 1e-9, "atol": 1e-12, "throw": False},
+)(factors)
+case(
+    "markov.equilibrium",
+    call=rate_of_scaled,
+    slow=True,
+    **{"closure": "published", "voltage_bin": 20.0, "throw": False},
+)(factors)
+
+
+def of_solution(fn, factor, rate, pending, voltage):
+    """On a solution that no solve made."""
+    params = scaled(factor)
+    parts = {"params": params, "rate": rate, "mean": pending, "variance": pending / 2}
+    parts |= {"voltage": voltage, "occupancy": None, "refractory": None, "final": None}
+    parts |= {"time": 1e-3 * jnp.arange(1, 41, dtype=rate.dtype), "save_dt": 1e-3, "stats": {}}
+    parts |= {"grid": markov.voltage_grid(params, 50.0, -50.0), "backend": "ode"}
+    return fn(markov.Solution(**parts, closure="published", result=markov.RESULTS.successful))
+
+
+@case("markov.statistics", call=of_solution, wrt=(1,), num_lags=2, segment_length=10)
+@case("markov.field_potential", call=of_solution, wrt=(0, 2, 3))
+def _(draw):
+    pending = jnp.exp(draw.normal(2, 2, 40))
+    return *factors(draw), *time_courses(draw), pending, draw.normal(2, 40)

@@ -31,6 +31,8 @@ from ._fit import posterior_draws as posterior_draws
 from ._fit import response as response
 from ._fit import steady as steady
 from ._fit import value_and_jacobian as value_and_jacobian
+from ._free import free_values as free_values
+from ._free import with_values as with_values
 from ._grid import Grid as Grid
 from ._grid import voltage_grid as voltage_grid
 from ._loss import Volley as Volley
@@ -50,6 +52,7 @@ from ._peaks import Peaks as Peaks
 from ._peaks import peak_diagram as peak_diagram
 from ._peaks import peak_differences as peak_differences
 from ._readout import FieldPotential as FieldPotential
+from ._readout import binned_rate as binned_rate
 from ._readout import coefficient_of_variation as coefficient_of_variation
 from ._readout import field_potential as field_potential
 from ._readout import mean_rate as mean_rate
