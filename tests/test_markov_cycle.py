@@ -90,6 +90,8 @@ def test_an_equilibrium_is_no_cycle():
     assert not bool(found.stable)
     with pytest.raises(ValueError, match="at least 1"):
         limit_cycle(params, periods=0, **COARSE)
+    with pytest.raises(ValueError, match="num_multipliers at least 2"):
+        limit_cycle(params, num_multipliers=1, **COARSE)
 
 
 def test_cycles_of_another_grid_are_refused(cycle):

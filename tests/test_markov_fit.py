@@ -264,6 +264,14 @@ def information_of(matrix, types=None):
     return Information(jnp.asarray(matrix), start, kinds, HOM, names)
 
 
+@pytest.mark.parametrize("name", ["leak", "refractory_rate"])
+def test_numbers_at_the_border_of_their_domain_are_refused(name):
+    # The logarithm of none: no step of it changes anything, which would be no information.
+    params = markov.default_parameters("multi")
+    with pytest.raises(ValueError, match=name):
+        fisher_information(params, [], free=[name], **COARSE)
+
+
 def test_draws_have_the_covariance_of_the_information():
     covariance = np.array([[0.04, -0.03], [-0.03, 0.09]])
     information = information_of(np.linalg.inv(covariance))

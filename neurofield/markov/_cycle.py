@@ -106,8 +106,12 @@ def limit_cycle(
     **Raises** `ValueError` for a bad argument; `RuntimeError` under `throw` if the network settles
     to an equilibrium, or Newton's method does not converge.
     """
-    if periods < 1 or num_steps < 1 or num_multipliers < 1:
-        raise ValueError("periods, num_steps and num_multipliers must be at least 1.")
+    # Of one multiplier alone none is left, beside the trivial one, to be unstable.
+    if periods < 1 or num_steps < 1 or num_multipliers < 2:
+        raise ValueError(
+            "periods and num_steps must be at least 1, num_multipliers at least 2; got "
+            f"{periods}, {num_steps} and {num_multipliers}."
+        )
     eps = float(jnp.finfo(params.size.dtype).eps)
     tol = eps**0.7 if tol is None else tol
     grid = voltage_grid(params, voltage_bin, lowest)

@@ -243,9 +243,9 @@ def fit(
 
     **Returns** a `Fit` whose `value` and `error` are `Parameters`: the errors are of the given
     standard errors alone, zero for what is fixed. `loss` is half the sum of squares, of which twice
-    is a chi-squared variable of (data - free numbers) degrees of freedom if the model is right: a
-    loss far above says that it is not, and the errors are then too small. Where the network has
-    several attractors, or a bifurcation nearby, start close. Host function.
+    is a chi-squared variable of (data of finite error - free numbers) degrees of freedom if the
+    model is right: a loss far above says that it is not, and the errors are then too small. Where
+    the network has several attractors, or a bifurcation nearby, start close. Host function.
 
     **Raises** `ValueError` for a bad argument; `FitError` under `throw` if it does not converge.
     """
@@ -339,9 +339,11 @@ def fisher_information(
 
     J is the derivative of what the conditions predict, C the covariance of their errors; targets
     are not looked at, so that an experiment can be judged before it is made. Arguments as of
-    `fit`; at the fitted parameters the inverse is the covariance of the fit.
+    `fit`; at the fitted parameters the inverse is the covariance of the fit. Raises `ValueError`
+    for a bad argument, and for a number that is no inner point of its type's domain.
     """
     values, types = free_values(params, free), parameter_types(free, spec)
+    fitting.unconstrain(types, values)  # at the border of a domain the information would be 0
     kinds = tuple(types[name] for name in values)
     start = jnp.stack([kind.inverse(x) for kind, x in zip(kinds, values.values(), strict=True)])
     options = _Options(solve_options)
