@@ -57,14 +57,17 @@ def continuation(
         raise ValueError(f"span must be two different numbers, got {span}.")
     dtype = vary(begin).size.dtype
     grid, nodes = voltage_grid(vary(begin), voltage_bin, lowest), nodes_of(closure, num_nodes)
-    first = equilibrium(
-        vary(jnp.asarray(begin, dtype)),
-        closure=closure,
-        num_nodes=num_nodes,
-        voltage_bin=voltage_bin,
-        lowest=lowest,
-        initial=initial,
-    )
+    # One compilation: its parts alone would take longer.
+    first = eqx.filter_jit(
+        lambda params: equilibrium(
+            params,
+            closure=closure,
+            num_nodes=num_nodes,
+            voltage_bin=voltage_bin,
+            lowest=lowest,
+            initial=initial,
+        ).rate
+    )(vary(jnp.asarray(begin, dtype)))
 
     def residual(unknown: Array, parameter: Array) -> Array:
         unknown, parameter = unknown.astype(dtype), parameter.astype(dtype)
@@ -91,11 +94,11 @@ def continuation(
     precision = float(jnp.finfo(dtype).eps)
     curve = follow(
         linearised(residual),
-        np.asarray(unknown_of(first.rate), float),
+        np.asarray(unknown_of(first), float),
         begin,
         (begin, end),
         direction=1 if end > begin else -1,
-        scale=np.append(np.ones(first.rate.shape), abs(end - begin)),
+        scale=np.append(np.ones(first.shape), abs(end - begin)),
         tests={"hopf": lambda point: nearest_pair(point).real},
         step=step,
         max_step=max_step,
