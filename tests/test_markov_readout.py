@@ -203,6 +203,18 @@ def test_a_silent_and_a_constant_population_have_finite_derivatives():
         assert np.isfinite(jax.grad(total)(level))
 
 
+def test_a_solve_that_failed_is_no_silence():
+    rate = jnp.ones((1, 100)).at[:, 50:].set(jnp.nan)
+    found = (
+        synchrony_index(rate, half_window=1e-3, save_dt=1e-3),
+        coefficient_of_variation(rate, save_dt=1e-3),
+        crossing_time(rate, 0.07, save_dt=1e-3),
+    )
+    assert all(np.isnan(x).all() for x in found)
+    with pytest.raises(RuntimeError, match="NaN"):
+        markov.dwell_times(rate, bin_width=1e-3, window=0.01)
+
+
 def test_field_potential():
     found = solution(np.ones((3, 2, 7)))
     proxy = field_potential(found)

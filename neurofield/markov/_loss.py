@@ -126,7 +126,7 @@ def crossing_time(
     rate, step = binned_rate(activity, save_dt=save_dt), bin_seconds(activity, save_dt)
     rate = rate[..., whole_bins("onset", onset, step) :]
     after = jnp.cumsum(rate, axis=-1) * step
-    crossed = after >= count
+    crossed = ~(after < count)  # what is NaN stays NaN
     bin_ = jnp.argmax(crossed, axis=-1)
     there = jnp.take_along_axis(rate, bin_[..., None], axis=-1)[..., 0]
     spikes = jnp.take_along_axis(after, bin_[..., None], axis=-1)[..., 0]

@@ -61,7 +61,7 @@ def dwell_times(
     - `transient`: seconds at the start that are left out.
     - `pool`: take the leading axes as runs of one network, and count them all together.
 
-    Raises `ValueError` for a bad argument.
+    Raises `ValueError` for a bad argument, `RuntimeError` for rates that are NaN.
     """
     if isinstance(activity, Solution):
         if bin_width is not None:
@@ -77,6 +77,9 @@ def dwell_times(
     if not transient >= 0:
         raise ValueError(f"transient must not be negative (seconds), got {transient}.")
     rate = activity[..., population, round(transient / bin_width) :]
+    rate = eqx.error_if(
+        rate, jnp.any(jnp.isnan(rate)), "dwell_times: the rates hold NaN: did the solve end well?"
+    )
     count = rate.shape[-1] // per_window
     if count < 2:
         raise ValueError(

@@ -80,7 +80,7 @@ def synchrony_index(
         total[..., jnp.minimum(index + reach + 1, end)] - total[..., jnp.maximum(index - reach, 0)]
     )
     spikes = jnp.sum(rate, axis=-1)
-    fires = spikes > 0
+    fires = ~(spikes <= 0)  # what is NaN stays NaN
     return jnp.where(fires, jnp.sum(rate * nearby, axis=-1) * step / jnp.where(fires, spikes, 1), 0)
 
 
@@ -98,7 +98,7 @@ def coefficient_of_variation(
     """
     rate = binned_rate(activity, bin_width=bin_width, discard=discard, save_dt=save_dt)
     mean, variance = jnp.mean(rate, axis=-1), jnp.var(rate, axis=-1)
-    varies = variance > 0
+    varies = ~(variance <= 0)  # what is NaN stays NaN
     deviation = jnp.sqrt(jnp.where(varies, variance, 1))
     return jnp.where(varies, deviation / jnp.where(varies, mean, 1), 0)
 
