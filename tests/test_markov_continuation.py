@@ -77,6 +77,7 @@ def test_start_off_the_curve_is_refused():
         follow(linearised(lambda u, p: u**2 + 1 + p**2), np.array([0.5]), 0.0, (-1.0, 1.0))
 
 
+@pytest.mark.slow
 def test_folds_of_a_population_that_excites_itself():
     """Leaky, driven below the threshold: the silent state ends where its real eigenvalue is 0."""
     base = Parameters(

@@ -28,6 +28,7 @@ def cycle():
     return limit_cycle(along_p_ei(0.7), **COARSE)
 
 
+@pytest.mark.slow
 def test_independent_integration_returns_after_the_period(cycle):
     field = Field(cycle.params, None, cycle.grid, "published", 1)
     start, unravel = ravel_pytree(cycle.state)
@@ -50,6 +51,7 @@ def test_independent_integration_returns_after_the_period(cycle):
     np.testing.assert_allclose(end.spikes / cycle.period, cycle.mean_rate, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_cycle_is_one_and_stable(cycle):
     assert float(cycle.residual) < 1e-10
     # The flow along the cycle neither grows nor shrinks; a mesh that does not move with it leaves
