@@ -289,6 +289,9 @@ def test_bad_arguments(traced):
         solve_short(key, 4e-3, initial="middle")
     with pytest.raises(ValueError, match="initial must be the final state"):
         solve_short(key, 4e-3, initial=traced.final, voltage_bin=20.0)
+    other = eqx.tree_at(lambda p: p.size, params, params.size * 2)
+    with pytest.raises(ValueError, match=r"initial must hold .*600.*it holds \[300, 100"):
+        solve_short(key, 4e-3, other, initial=traced.final)
     with pytest.raises(Exception, match="whole numbers"):
         jax.block_until_ready(jax.jit(lambda p: solve_short(key, 4e-3, p).rate)(half))
 
