@@ -282,8 +282,8 @@ conditions = [
         drive,
         duration=0.3,
         discard=0.1,
-        # of the measurement, and one per cent that we trust the closure with
-        rate_covariance=found + np.diag((0.01 * rate) ** 2),
+        # of the measurement, and of the closure, which we trust to two per cent
+        rate_covariance=found + np.diag((0.02 * rate) ** 2),
     )
     for drive, (rate, found) in zip(DRIVES, measured, strict=True)
 ]
