@@ -502,7 +502,7 @@ MAP = {
     **{"duration": 2e-3, "save_dt": 1e-3, "initial": "uniform", "throw": False},
 }
 case("markov.settle", call=of_scaled, wrt=(), **MAP)(factors)
-case("markov.solve[map]", call=rate_of_scaled, **MAP)(factors)
+case("markov.solve[map]", call=rate_of_scaled, slow=True, **MAP)(factors)
 # An adaptive integration agrees with finite differences as far as its tolerance.
 case(
     "markov.solve[ode]",

@@ -185,6 +185,7 @@ def test_a_continued_solve_is_the_longer_one(traced):
     assert not np.array_equal(other.rate, rest.rate)
 
 
+@pytest.mark.slow
 def test_many_neurons_follow_the_map():
     """The mean over 60 runs of 4,000 neurons; then the scatter goes as 1 / sqrt(N)."""
     keywords = {"voltage_bin": 10.0, "closure": "published", "initial": "uniform"}
@@ -213,6 +214,7 @@ def test_many_neurons_follow_the_map():
         assert int(final.occupancy.min()) >= 0
 
 
+@pytest.mark.slow
 def test_parameters_batch_and_trace_with_their_sizes(traced):
     key = jax.random.key(3)
     sets = [scaled("gamma", 1), default_parameters("multi"), scaled("hom", 1.3)]
@@ -229,6 +231,7 @@ def test_parameters_batch_and_trace_with_their_sizes(traced):
     assert (found.rate.sum((1, 2)) > 0).all()
 
 
+@pytest.mark.slow
 def test_single_precision():
     params = default_parameters("gamma")
     single = jax.tree.map(lambda x: x.astype(jnp.float32), params)

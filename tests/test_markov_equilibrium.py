@@ -78,6 +78,7 @@ def test_eigenvalues_are_those_of_the_dense_jacobian(which, request):
     assert abs(result.frequency - abs(dense[0].imag) / (2 * np.pi)) < 1e-6
 
 
+@pytest.mark.slow
 def test_gradient_forward_and_reverse_equals_differences():
     """In the drive, a charge, a probability and a refractory rate at once, along one direction."""
     params = default_parameters("async")
@@ -119,6 +120,7 @@ def test_failure_is_told():
         equilibrium(params, initial=[1.0, -1.0])
 
 
+@pytest.mark.slow
 def test_single_precision(coarse):
     params = jax.tree.map(lambda x: x.astype(jnp.float32), default_parameters())
     found = jax.jit(lambda p: equilibrium(p, closure="published", voltage_bin=5.0))(params)

@@ -111,6 +111,7 @@ def test_losses_have_the_derivatives_of_finite_differences(options):
         )
 
 
+@pytest.mark.slow
 def test_both_modes_agree_and_the_choice_is_by_number():
     def of(mode, observe):
         return value_and_jacobian(
@@ -318,6 +319,7 @@ def test_conditions_of_measured_statistics():
         fit(HOM, [one], free=["drive"], spec={"leak": fitting.Real()}, **COARSE)
 
 
+@pytest.mark.slow
 def test_residuals_are_whitened():
     # Without a solve: predictions are the targets plus known differences.
     def of(target, error, covariance=None, difference=1.0):

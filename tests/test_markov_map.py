@@ -188,6 +188,7 @@ def test_neurons_are_conserved_and_nodes_keep_their_weight():
     np.testing.assert_allclose(final.spikes, np.sum(solved.rate, axis=1) * 0.01, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_parts_of_a_population_are_the_whole():
     """Inhibition from two halves is that from all: means and variances of counts add."""
     whole = markov.default_parameters("gamma")
@@ -256,6 +257,7 @@ def test_leak_without_input():
     np.testing.assert_allclose(solved.rate, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_no_refractoriness_is_the_limit_of_a_short_one():
     """Whoever spikes is back at once; at a rate of 1e7 Hz, one step later: 0.1 ms of 20."""
     params = markov.default_parameters("multi")

@@ -206,6 +206,7 @@ def test_neurons_are_conserved_and_never_negative():
     assert np.min(found.rate) > -1e-6
 
 
+@pytest.mark.slow
 def test_a_population_split_in_two_is_the_same_network():
     params = markov.default_parameters("hom")
     both = np.array([0, 0, 1])
@@ -237,6 +238,7 @@ def driven(params, duration, initial, step):
     return markov.solve(params, duration, initial=initial, drive_factor=step, **keywords)
 
 
+@pytest.mark.slow
 def test_drive_in_time_and_a_solve_that_goes_on():
     params = markov.default_parameters("async")
     grid = markov.voltage_grid(params, 4.0)
