@@ -1,7 +1,8 @@
 """neurofield: differentiable field theories of neural activity in JAX.
 
-Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `lattice`
-(maximum entropy with time), `fit` (optimisation, checkpoints). Importing the package imports
+Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `network`
+(neurons simulated), `lattice` (maximum entropy with time), `markov` (spiking networks as
+differential equations), `fit` (optimisation, checkpoints), `plot`. Importing the package imports
 nothing else: each room is loaded when first touched.
 """
 
@@ -11,7 +12,5 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=[
-        *("recording", "statistics", "network", "lattice", "markov", "fit", "plot", "cli"),
-    ],
+    submodules=["recording", "statistics", "network", "lattice", "markov", "fit", "plot", "cli"],
 )

@@ -7,10 +7,14 @@ import nbclient
 import pytest
 from helpers import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+SLOW = {"02_markov"}  # most of a minute of compilation
+NOTEBOOKS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+    for path in sorted((ROOT / "notebooks").glob("*.py"))
+]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS)
 def test_runs_and_ends_in_an_assert(path, tmp_path, monkeypatch):
     notebook = jupytext.read(path)
     # As the notebook's own format, whatever kernel its header names: the one of this environment.

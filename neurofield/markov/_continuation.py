@@ -59,14 +59,16 @@ def continuation(
     grid, nodes = voltage_grid(vary(begin), voltage_bin, lowest), nodes_of(closure, num_nodes)
     # One compilation: its parts alone would take longer.
     first = eqx.filter_jit(
-        lambda params: equilibrium(
-            params,
-            closure=closure,
-            num_nodes=num_nodes,
-            voltage_bin=voltage_bin,
-            lowest=lowest,
-            initial=initial,
-        ).rate
+        lambda params: (
+            equilibrium(
+                params,
+                closure=closure,
+                num_nodes=num_nodes,
+                voltage_bin=voltage_bin,
+                lowest=lowest,
+                initial=initial,
+            ).rate
+        )
     )(vary(jnp.asarray(begin, dtype)))
 
     def residual(unknown: Array, parameter: Array) -> Array:
