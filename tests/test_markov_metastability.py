@@ -128,6 +128,17 @@ def test_bad_arguments_of_bistable():
         bistable(params, 0.1, transient=0.1)
     with pytest.raises(ValueError, match="got 0 initial states"):
         bistable(params, 0.1, initial=())
+    with pytest.raises(RuntimeError, match="did not end well"):
+        bistable(
+            params,
+            0.01,
+            initial=["reset"],
+            backend="map",
+            closure="published",
+            voltage_bin=10.0,
+            drive_factor=lambda t: jnp.nan,
+            throw=False,
+        )
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def bistable(
     - `keywords`: for `solve`.
 
     Raises `ValueError` for a bad argument, and for the back end "markov", which jumps between
-    attractors: see `dwell_times`.
+    attractors: see `dwell_times`. `RuntimeError` where a solve does not end well.
     """
     if backend not in ("ode", "map"):
         raise ValueError(f"backend must be 'ode' or 'map' (deterministic), got {backend!r}.")
@@ -198,6 +198,10 @@ def bistable(
     rate = jnp.stack([jnp.mean(x, axis=1) for x in kept])
     spread = jnp.stack([jnp.std(x, axis=1) for x in kept])
     features = jnp.concatenate([rate, spread], axis=1)
+    # What is NaN would be unlike itself, and so be counted to the first attractor.
+    features = eqx.error_if(
+        features, ~jnp.isfinite(features), "bistable: a solve did not end well: no attractor."
+    )
     one, other = features[:, None], features[None]
     allowed = atol + rtol * jnp.maximum(*jnp.broadcast_arrays(one, other))
     same = jnp.all(jnp.abs(jnp.subtract(*jnp.broadcast_arrays(one, other))) <= allowed, axis=-1)
