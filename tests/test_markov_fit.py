@@ -396,32 +396,33 @@ def test_errors_of_fits_are_calibrated(courses):
 
 @pytest.mark.slow
 def test_a_fit_recovers_the_spiking_network():
-    # Four numbers from the rates of 400 spiking neurons at four drives. The coloured closure is off
-    # by about 1 % in this regime (19.7 and 49.1 Hz against 19.55 and 49.5): 2 % are allowed for.
-    free = ["charge[E,E]", "charge[E,I]", "drive & drive_variance", "tau[:,I]"]
+    """Four charges from the rates of 400 spiking neurons under six pairs of drives.
+
+    The coloured closure's own error in the rates is up to 2 % here, which is allowed for.
+    """
+    free = ["charge[E,E]", "charge[E,I]", "charge[I,E]", "charge[I,I]"]
     truth = free_values(HOM, free)
     conditions = []
-    for index, drive in enumerate((0.85, 1.0, 1.25, 1.6)):
-        params = with_values(HOM, {free[2]: drive * truth[free[2]]})
+    drives = [[1.0, 1.0], [1.25, 1.0], [1.0, 1.25], [0.8, 1.0], [1.0, 0.8], [1.3, 1.3]]
+    for index, drive in enumerate(map(jnp.asarray, drives)):
+        params = eqx.tree_at(
+            lambda p: [p.drive, p.drive_variance],
+            HOM,
+            [HOM.drive * drive, HOM.drive_variance * drive],
+        )
         measured = network.simulate(
-            jax.random.key(index), markov.to_network(params), 1.0, 1e-4, warm_up=0.2
+            jax.random.key(index), markov.to_network(params), 2.0, 1e-4, warm_up=0.2
         ).statistics
         error = jnp.hypot(measured.rate_error, 0.02 * measured.rate)
         measured = eqx.tree_at(lambda s: s.rate_error, measured, error)
         conditions.append(steady(measured, drive, duration=0.25, discard=0.15))
-    start = with_values(
-        HOM,
-        {
-            name: x * f
-            for (name, x), f in zip(
-                truth.items(), map(jnp.asarray, (1.1, 0.9, 1.05, 1.15)), strict=True
-            )
-        },
-    )
-    options = {"voltage_bin": 4.0, "num_nodes": 3, "initial": "uniform"}
+    off = map(jnp.asarray, (1.15, 0.85, 1.1, 0.9))
+    start = with_values(HOM, {name: truth[name] * f for name, f in zip(free, off, strict=True)})
+    options = {"voltage_bin": 4.0, "initial": "uniform"}
     found = fit(start, conditions, free=free, rtol=1e-3, atol=1e-3, **options)
     values, errors = free_values(found.value, free), free_values(found.error, free)
     z = {name: float((values[name] - truth[name]) / errors[name]) for name in free}
-    print(found.summary(), {n: (float(values[n]), float(errors[n]), z[n]) for n in free})
-    assert np.abs(list(z.values())).max() < 3
-    assert 2 * float(found.loss) < 4 + 4 * np.sqrt(2 * 4)  # 8 rates, 4 numbers
+    assert np.abs(list(z.values())).max() < 3, z
+    # The data do tell the charges: to 8 % each.
+    assert max(float(errors[name] / truth[name]) for name in free) < 0.08
+    assert 2 * float(found.loss) < 8 + 4 * np.sqrt(2 * 8)  # 12 rates, 4 numbers

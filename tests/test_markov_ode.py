@@ -254,6 +254,7 @@ def test_drive_in_time_and_a_solve_that_goes_on():
     np.testing.assert_allclose(second.rate, whole.rate[:, 50:], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_pulse_of_the_drive_is_not_stepped_over():
     # At rest the steps of the integration would grow beyond 100 ms.
     params = markov.default_parameters("hom")
@@ -378,6 +379,7 @@ def test_bad_parameters_are_named(changed, message):
         markov.Parameters(**(plain | changed))
 
 
+@pytest.mark.slow
 def test_an_end_before_the_end_is_said():
     params = markov.default_parameters()
     keywords = {"closure": "published", "voltage_bin": 5.0, "max_steps": 10}
