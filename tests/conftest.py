@@ -1,6 +1,9 @@
 """Strict modes for every test: x64, no silent rank or dtype promotion, warnings are errors."""
 
+import gc
+import itertools
 import os
+from pathlib import Path
 
 os.environ.setdefault("EQX_ON_ERROR", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -12,6 +15,26 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+# Linux lets a process map 65,530 areas of memory by default, and every compiled function takes a
+# few: beyond that the compiler crashes.
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = 25_000
+
+
+_TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _few_compiled_functions():
+    yield
+    if next(_TESTS) % 10 == 0 and _MAPS.exists():
+        with _MAPS.open("rb") as maps:
+            many = sum(1 for _ in maps) > _MOST_MAPS
+        if many:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture
