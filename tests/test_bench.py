@@ -5,10 +5,15 @@ import json
 import pytest
 from helpers import ROOT, python
 
-CASES = sorted(path for path in (ROOT / "bench").glob("*.py") if path.name != "harness.py")
+SLOW = {"brunel", "markov"}  # they compile peers and simulators
+CASES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+    for path in sorted((ROOT / "bench").glob("*.py"))
+    if path.name != "harness.py"
+]
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CASES)
 def test_runs_and_agrees(path):
     lines = python(str(path), "--quick").splitlines()
     assert lines, "a benchmark prints one JSON line for each of its cases"

@@ -41,7 +41,7 @@ def dense_eigenvalues(found):
     return values[np.argsort(-values.real)]
 
 
-@pytest.mark.parametrize("which", ["coarse", "coloured"])
+@pytest.mark.parametrize("which", ["coarse", pytest.param("coloured", marks=pytest.mark.slow)])
 def test_field_vanishes_and_neurons_are_conserved(which, request):
     found = request.getfixturevalue(which)
     change = found.field(0.0, found.state)
@@ -65,7 +65,7 @@ def test_rates_of_the_published_closure():
     np.testing.assert_allclose(rate, [[14.79, 44.81], [1.35, 28.65]], rtol=5e-3)
 
 
-@pytest.mark.parametrize("which", ["coarse", "coloured"])
+@pytest.mark.parametrize("which", ["coarse", pytest.param("coloured", marks=pytest.mark.slow)])
 def test_eigenvalues_are_those_of_the_dense_jacobian(which, request):
     found = request.getfixturevalue(which)
     dense = dense_eigenvalues(found)

@@ -170,6 +170,7 @@ def test_perfect_integrator_fires_at_its_drift_over_its_distance():
     np.testing.assert_allclose(late(none), 70.0, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_leaky_integrator_fires_at_siegerts_rate():
     leak, drive, variance = 50.0, 4500.0, 2e4
     mean, sd = drive / leak, np.sqrt(variance / (2 * leak))

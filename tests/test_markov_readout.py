@@ -275,6 +275,7 @@ def agree(found, expected, rtol=1e-9):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-9 * np.abs(b).max(), err_msg=name)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_a_measurement():
     raster, rate = spikes_of(0, 1000)
     expected = measure(raster, 5, populations=True)
@@ -296,6 +297,7 @@ def test_statistics_are_those_of_a_measurement():
     np.testing.assert_allclose(both.spectrum[0], expected.spectrum, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_statistics_pool_chains():
     raster, rate = spikes_of(1, 24, 400)
     expected = measure(raster, 3, populations=True, segment_length=64)
@@ -312,6 +314,7 @@ def test_statistics_pool_chains():
         statistics(solution(rate, backend="markov"), finite_size=True)
 
 
+@pytest.mark.slow
 def test_finite_size_is_the_noise_of_independent_counts():
     # A given course of the rate: independent spikes add the variance p (1 - p) / N to the mean of a
     # bin, p / N of which is Poisson's.

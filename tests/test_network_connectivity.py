@@ -216,6 +216,7 @@ def test_fixed_indegree_degrees_and_shared_inputs(multapses, autapses):
         assert (np.diagonal(count, axis1=1, axis2=2) == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [12, 5])  # drawn again, and permuted
 def test_all_sets_of_sources_are_equally_likely(below):
     sets = list(itertools.combinations(range(below), 3))
@@ -354,6 +355,7 @@ def test_low_rank_rows():
 # --- transformations ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     marked(
