@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 from neurofield._results import RESULTS
 from neurofield.markov import default_parameters
 from neurofield.markov._cycle import Shooting, limit_cycle
+from neurofield.markov._cycle_continuation import cycle_continuation
 from neurofield.markov._ode import Field
 
 COARSE: dict[str, Any] = {"closure": "published", "voltage_bin": 5.0, "num_steps": 150}

@@ -153,6 +153,6 @@ def test_rates_of_the_coloured_closure():
     find = eqx.filter_jit(equilibrium)
     unstable = {"default": 2, "gamma": 2, "fast": 2, "multi": 2}
     for name in ("hom", "async", "meta", "reg", "syn", *unstable):
-        found = find(default_parameters(name))
+        found = find(default_parameters(name), num_nodes=3, voltage_bin=2.0)
         assert found.result == RESULTS.successful
         assert stability(found).num_unstable == unstable.get(name, 0)

@@ -100,10 +100,12 @@ def test_losses_have_the_derivatives_of_finite_differences(options):
         step = (1e-6 if "backend" in options else 1e-4) * start
         up, down = (plain(with_values(gamma, {name: start + x})) for x in (step, -step))
         # The map has kinks, where a mean voltage passes the middle of its bin: a short step passes
-        # few. The adaptive steps of the other jump, by about rtol: a long step.
+        # few. The adaptive steps of the other jump, and its rates by about rtol: a long step, of
+        # which that is 1e-3, and some of these.
+        share = 1e-3 if "backend" in options else 5e-3
         jax.tree.map(
-            lambda a, u, d, step=step: np.testing.assert_allclose(
-                a, (u - d) / (2 * step), rtol=1e-4, atol=1e-3 * float(np.abs(a).max()) + 1e-9
+            lambda a, u, d, step=step, share=share: np.testing.assert_allclose(
+                a, (u - d) / (2 * step), rtol=1e-4, atol=share * float(np.abs(a).max()) + 1e-9
             ),
             slope[name],
             up,
