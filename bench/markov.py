@@ -218,7 +218,7 @@ def gradients() -> Iterator[harness.Case]:
     params = markov.default_parameters("gamma")
     middle = jnp.ones(10)
     # Relative half-width of the differences, and tolerance: their curvature; for the map also its
-    # kinks, where a mean voltage passes the middle of its bin; for the adaptive solve its error, for
+    # kinks, where a mean voltage passes the middle of its bin; for the adaptive solve its error, as
     # its steps change with the parameters and the derivative holds them fixed.
     plans = {
         "map": ({"backend": "map", "voltage_bin": 4.0}, 3e-5, 1e-4),
