@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -10,6 +10,12 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def contract(subscripts: str, *operands: Array) -> Array:
     """`jnp.einsum` at full precision: an accelerator's default is below float32."""
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all floating numbers of a pytree are finite."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.bool_(True), *(jnp.all(jnp.isfinite(x)) for x in floats)]))
 
 
 @jax.custom_jvp

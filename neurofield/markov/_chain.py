@@ -20,7 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from neurofield._numerics import contract
+from neurofield._numerics import all_finite, contract
 from neurofield._results import RESULTS, choose
 from neurofield._types import PRNGKey, PyTree
 
@@ -149,8 +149,7 @@ def _run(
     final, later = jax.lax.scan(save_bin, start, beginnings)
     first = keep(start, none)
     trace = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), first, later)
-    finite = jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)])
-    result = choose(jnp.all(finite), RESULTS.successful, RESULTS.nonfinite)
+    result = choose(all_finite(final), RESULTS.successful, RESULTS.nonfinite)
     return trace, final, result, {"num_steps": jnp.asarray(num_bins * per_bin, jnp.int32)}
 
 

@@ -153,8 +153,7 @@ def input_of(
     if drive_factor is not None:
         drive, variance = drive * drive_factor, variance * drive_factor
     per_spike = params.charge / params.tau  # mV/s of one pending spike
-    inhibits = jnp.asarray(params.is_inhibitory, per_spike.dtype)
-    kinds = jnp.stack([1 - inhibits, inhibits])  # [2, pre]
+    kinds = _kinds(params)
     mean = contract("kr,qr->qk", kinds, per_spike * moments.mean)
     excitation, inhibition = drive + mean[:, 0], mean[:, 1]
     if closure == "published":
@@ -167,13 +166,7 @@ def input_of(
             white[:, 1],
             jnp.zeros_like(mean),
         )
-    # A synapse of no charge must not make 0 / 0: the smallest charge that matters is far above.
-    squared = per_spike**2 + 1e-6
-    total = contract("kr,qr->qk", kinds, squared * moments.variance)
-    least = contract("kr,qr->qk", kinds, squared * _LEAST_VARIANCE)
-    renewed = contract("kr,qr->qk", kinds, squared * renewal)
-    some = least > 0  # a network may have no population of one sign
-    rate = renewed / jnp.where(some, 2 * total + least, 1)
+    total, least, some = _summed_variance(params, moments)
     # sqrt(total), with a finite derivative at 0.
     spread = total / jnp.sqrt(jnp.where(some, total + 0.1 * least, 1))
     value = jnp.asarray(nodes.value, mean.dtype)[None]
@@ -182,5 +175,42 @@ def input_of(
         inhibition[:, None] + spread[:, 1:] * value,
         variance,
         jnp.zeros_like(variance),
-        rate,
+        renewal_rate(params, closure, moments, renewal),
     )
+
+
+def renewal_rate(
+    params: Parameters, closure: str, moments: Moments, renewal: Float[Array, "post pre"]
+) -> Float[Array, "population 2"]:
+    """The rate in hertz of the chains of excitatory and inhibitory nodes; 0 if "published"."""
+    if closure == "published":
+        return jnp.zeros((params.num_populations, 2), renewal.dtype)
+    total, least, some = _summed_variance(params, moments)
+    squared, kinds = _squared(params), _kinds(params)
+    renewed = contract("kr,qr->qk", kinds, squared * renewal)
+    return renewed / jnp.where(some, 2 * total + least, 1)
+
+
+def _kinds(params: Parameters) -> Float[Array, "2 pre"]:
+    """Which sources are excitatory, which inhibitory: 1 or 0."""
+    inhibits = jnp.asarray(params.is_inhibitory, params.tau.dtype)
+    return jnp.stack([1 - inhibits, inhibits])
+
+
+def _squared(params: Parameters) -> Float[Array, "post pre"]:
+    """What a variance of 1 spike^2 is as one of the input, (mV/s)^2.
+
+    A synapse of no charge must not make 0 / 0: the smallest charge that matters is far above.
+    """
+    return (params.charge / params.tau) ** 2 + 1e-6
+
+
+def _summed_variance(params: Parameters, moments: Moments) -> tuple[Array, Array, Array]:
+    """Of the input by sign, `[population, 2]`: its variance, the least that counts, whether any.
+
+    A network may have no population of one sign.
+    """
+    squared, kinds = _squared(params), _kinds(params)
+    total = contract("kr,qr->qk", kinds, squared * moments.variance)
+    least = contract("kr,qr->qk", kinds, squared * _LEAST_VARIANCE)
+    return total, least, least > 0

@@ -16,18 +16,14 @@ from neurofield._results import RESULTS, choose
 from ._closure import Moments, nodes_of
 from ._finite_volume import State
 from ._grid import Grid, voltage_grid
-from ._ode import Field, initial_state
+from ._ode import FIRST_STEP, SOLVER, TERM, Field, initial_state, step_controller
 from ._parameters import Parameters
-from ._rosenbrock import RosenbrockW
 
-_FIRST_STEP = 1e-5  # seconds
 _FARTHEST = 0.2  # how far a step of Newton's method changes an unknown
 _MAX_STEPS = 16384  # in which a period is looked for
 NUM_KRYLOV = 12
 _LEAST_SWING = 1e-3  # of the pending spikes along a cycle, relative to their mean
 _RTOL, _ATOL = 1e-3, 1e-6  # while settling
-_TERM = diffrax.ODETerm(lambda t, y, args: args(t, y))
-_SOLVER = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
 
 
 class Cycle(eqx.Module):
@@ -221,7 +217,7 @@ class Shooting(eqx.Module):
         zero = jnp.zeros_like(period)
 
         def step(y: State, length: Array) -> tuple[State, Any]:
-            end, _, dense, _, _ = _SOLVER.step(_TERM, zero, length, y, self.field, None, False)
+            end, _, dense, _, _ = SOLVER.step(TERM, zero, length, y, self.field, None, False)
             return end, (dense["k0"].spikes / length, y.moments)
 
         end, trace = jax.lax.scan(step, state, period * jnp.diff(self.mesh))
@@ -402,17 +398,15 @@ def _integrate(field: Field, state: State, duration: Any, saveat: diffrax.SaveAt
     dtype = state.spikes.dtype
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return diffrax.diffeqsolve(
-            _TERM,
-            _SOLVER,
+            TERM,
+            SOLVER,
             t0=jnp.zeros((), dtype),
             t1=jnp.asarray(duration, dtype),
-            dt0=jnp.asarray(_FIRST_STEP, dtype),
+            dt0=jnp.asarray(FIRST_STEP, dtype),
             y0=state,
             args=field,
             saveat=saveat,
-            stepsize_controller=diffrax.PIDController(
-                rtol=_RTOL, atol=_ATOL, pcoeff=0.2, icoeff=0.5
-            ),
+            stepsize_controller=step_controller(_RTOL, _ATOL),
             adjoint=diffrax.ForwardMode(),
             max_steps=_MAX_STEPS if saveat.subs.steps else 1_000_000,
             throw=False,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from neurofield._numerics import contract
+from neurofield._numerics import all_finite, contract
 from neurofield._results import RESULTS, choose
 from neurofield._types import PyTree
 
@@ -296,6 +296,5 @@ def run_map(
     trace = jax.tree.map(
         lambda first, rest: jnp.concatenate([first[None], rest]), observe(state), later
     )
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)]))
-    result = choose(finite, RESULTS.successful, RESULTS.nonfinite)
+    result = choose(all_finite(final), RESULTS.successful, RESULTS.nonfinite)
     return trace, final, result, {"num_steps": jnp.asarray(num_bins * steps)}

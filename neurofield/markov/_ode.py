@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from neurofield._numerics import all_finite
 from neurofield._results import RESULTS, choose
 from neurofield._types import PyTree
 
-from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of
+from ._closure import Input, Moments, Nodes, input_of, moment_rates, nodes_of, renewal_rate
 from ._finite_volume import (
     State,
     Transport,
@@ -27,7 +28,7 @@ from ._parameters import Parameters
 from ._rosenbrock import RosenbrockW
 
 DriveFactor = Callable[[Any], Any]
-_FIRST_STEP = 1e-5  # seconds
+FIRST_STEP = 1e-5  # seconds
 _LONGEST_DRIVEN_STEP = 1e-3  # seconds, under a drive that changes in time
 
 
@@ -49,18 +50,15 @@ class Field(eqx.Module):
     ) -> tuple[Input, Transport, Moments, Float[Array, " population"]]:
         """Input, rates between cells, time derivative of the moments, rates in hertz."""
         factor = factor_at(self.drive_factor, time, self.params)
-        # The input depends on the moments and their renewal, and the latter on the spikes that
-        # leave now; the transport of the last cell depends on the input. The renewal of a chain is
-        # no part of the drift, so that the moments alone give the transport.
-        zero = jnp.zeros_like(self.params.size)
-        _, renewal = moment_rates(self.params, state.moments, zero)
-        nodes = self.nodes
-        received = input_of(self.params, self.closure, nodes, state.moments, renewal, factor)
+        # The renewal of the chains depends on the spikes that leave now, and these on the input;
+        # but the input only carries the renewal, which is put in once it is known.
+        none = jnp.zeros_like(self.params.tau)
+        received = input_of(self.params, self.closure, self.nodes, state.moments, none, factor)
         rates = transport(self.params, self.grid, received)
         rate = jnp.sum(rates.spiking(state.occupancy), axis=(1, 2))
         change, renewal = moment_rates(self.params, state.moments, self.params.size * rate)
-        renewed = input_of(self.params, self.closure, nodes, state.moments, renewal, factor)
-        received = eqx.tree_at(lambda r: r.renewal, received, renewed.renewal)
+        rate_of_chains = renewal_rate(self.params, self.closure, state.moments, renewal)
+        received = eqx.tree_at(lambda r: r.renewal, received, rate_of_chains)
         return received, rates, change, rate
 
     def __call__(self, time: Any, state: State) -> State:
@@ -103,6 +101,17 @@ class Field(eqx.Module):
             return State(occupancy, refractory, moments, right.spikes)
 
         return self.slope(state, *found), solve
+
+
+TERM = diffrax.ODETerm(lambda t, y, field: field(t, y))
+SOLVER = RosenbrockW(lambda t, y, field, step: field.linearise(t, y, step))
+
+
+def step_controller(
+    rtol: float, atol: float, longest: float | None = None
+) -> diffrax.AbstractStepSizeController:
+    """The choice of adaptive steps, of at most `longest` seconds."""
+    return diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dtmax=longest)
 
 
 def factor_at(drive_factor: DriveFactor | None, time: Any, params: Parameters) -> Array | None:
@@ -167,15 +176,10 @@ def integrate(
     num_bins = round(duration / save_dt)
     dtype = field.params.size.dtype
     times = jnp.asarray(save_dt * np.arange(num_bins + 1), dtype)
-    if solver is None:
-        solver = RosenbrockW(lambda t, y, args, step: args.linearise(t, y, step))
     if controller is None:
         # At rest steps grow without bound, and would pass over a pulse of the drive.
         longest = None if field.drive_factor is None else min(save_dt, _LONGEST_DRIVEN_STEP)
-        controller = diffrax.PIDController(
-            rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dtmax=longest
-        )
-    term = diffrax.ODETerm(lambda t, y, args: args(t, y))
+        controller = step_controller(rtol, atol, longest)
 
     def keep(t: Any, y: State, args: Field) -> Trace:
         return observe(args.params, args.grid, y, save_occupancy)
@@ -188,11 +192,11 @@ def integrate(
         raise ValueError(f"adjoint must be 'reverse' or 'forward', got {adjoint!r}.")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         solved = diffrax.diffeqsolve(
-            term,
-            solver,
+            TERM,
+            SOLVER if solver is None else solver,
             t0=times[0],
             t1=times[-1],
-            dt0=jnp.asarray(min(_FIRST_STEP, save_dt), dtype),
+            dt0=jnp.asarray(min(FIRST_STEP, save_dt), dtype),
             y0=state,
             args=field,
             saveat=diffrax.SaveAt(
@@ -215,11 +219,10 @@ def integrate(
 
 
 def _outcome(result: Any, final: PyTree) -> RESULTS:
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(final)]))
     other = choose(
         result == diffrax.RESULTS.max_steps_reached,
         RESULTS.nonlinear_max_steps_reached,
         RESULTS.nonlinear_divergence,
     )
-    well = choose(finite, RESULTS.successful, RESULTS.nonfinite)
+    well = choose(all_finite(final), RESULTS.successful, RESULTS.nonfinite)
     return choose(result == diffrax.RESULTS.successful, well, other)

@@ -86,7 +86,7 @@ def solve(
     **Raises** `ValueError` for a bad argument; `RuntimeError` under `throw` if the solve does not
     end well: else `result` says why, and what follows the end is infinite or NaN.
     """
-    _check(params, duration, save_dt, dt, backend, key)
+    _check(duration, save_dt, dt, backend, key)
     width = _VOLTAGE_BIN[backend] if voltage_bin is None else voltage_bin
     grid = voltage_grid(params, width, lowest)
     nodes = nodes_of(closure, num_nodes)
@@ -158,9 +158,7 @@ def solve(
     )
 
 
-def _check(
-    params: Parameters, duration: float, save_dt: float, dt: float, backend: str, key: Any
-) -> None:
+def _check(duration: float, save_dt: float, dt: float, backend: str, key: Any) -> None:
     if backend not in _VOLTAGE_BIN:
         raise ValueError(f"backend must be one of {', '.join(_VOLTAGE_BIN)}; got {backend!r}.")
     if (key is None) == (backend == "markov"):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from tqdm import tqdm
 
-from neurofield._types import PyTree
+from neurofield._numerics import all_finite
 from neurofield.recording import Raster
 from neurofield.statistics import Statistics
 
@@ -307,7 +307,9 @@ def _run_bin(
     discrete = jnp.concatenate(kept) if kept else jnp.zeros(0, circuit.dtype)
     discrete = jax.lax.stop_gradient(discrete)
     means = [jnp.mean(total[begin:end]) / options.steps_per_bin for begin, end in options.spans]
-    sound = _finite((carry.circuit.neurons, total)) & ~jnp.any(jnp.stack([jnp.any(b) for b in bad]))
+    sound = all_finite((carry.circuit.neurons, total)) & ~jnp.any(
+        jnp.stack([jnp.any(b) for b in bad])
+    )
     finite = carry.finite & (sound | ~wanted)
     return eqx.tree_at(lambda c: c.finite, carry, finite), _Bins(
         counts=discrete.astype(jnp.uint8),
@@ -316,12 +318,6 @@ def _run_bin(
         log_prob=log_prob if options.log_prob else None,
         most=jnp.max(discrete, initial=0),
     )
-
-
-def _finite(tree: PyTree) -> Array:
-    """Whether all numbers are finite."""
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.bool_(True), *(jnp.all(jnp.isfinite(x)) for x in floats)]))
 
 
 def _count_intervals(state: _IntervalState, spikes: Array, recorded: Array) -> _IntervalState:
