@@ -12,5 +12,15 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submodules=["recording", "statistics", "network", "lattice", "markov", "fit", "plot", "cli"],
+    submodules=[
+        "recording",
+        "statistics",
+        "network",
+        "lattice",
+        "meanfield",
+        "markov",
+        "fit",
+        "plot",
+        "cli",
+    ],
 )

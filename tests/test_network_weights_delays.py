@@ -8,7 +8,7 @@ import scipy.stats
 from sampling import assert_frequencies, assert_mean, rows
 
 from neurofield.network import erdos_renyi, gaussian
-from neurofield.network._delay import NormalDelay, UniformDelay, fixed_steps
+from neurofield.network._delay import NormalDelay, UniformDelay, delay_steps
 from neurofield.network._weights import LogNormal, Normal, check_dale
 
 # --- weights --------------------------------------------------------------------------------------
@@ -84,20 +84,20 @@ def test_delays_are_rounded_to_the_grid(delay, law, most):
 
 def test_constant_delay():
     assert (UniformDelay(0.0015, 0.0015).sample(jax.random.key(0), (3,), 1e-4) == 15).all()
-    assert fixed_steps(0.0015, 1e-4) == 15
-    assert fixed_steps(float(np.float32(0.0015)), 1e-4) == 15
-    assert fixed_steps(1e-4, 1e-4) == 1
+    assert delay_steps(0.0015, 1e-4) == 15
+    assert delay_steps(float(np.float32(0.0015)), 1e-4) == 15
+    assert delay_steps(1e-4, 1e-4) == 1
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fixed_steps(5e-5, 1e-4), r"5e-05 s.*dt = 0.0001 s"),
-        (lambda: fixed_steps(0.0, 1e-4), r"dt = 0.0001 s"),
-        (lambda: fixed_steps(-1.0, 1e-4), r"dt = 0.0001 s"),
-        (lambda: fixed_steps(0.00155, 1e-4), r"15.5 steps of dt = 0.0001 s.*whole"),
-        (lambda: fixed_steps(float("nan"), 1e-4), r"finite"),
-        (lambda: fixed_steps(float("inf"), 1e-4), r"finite"),
+        (lambda: delay_steps(5e-5, 1e-4), r"5e-05 s.*dt = 0.0001 s"),
+        (lambda: delay_steps(0.0, 1e-4), r"dt = 0.0001 s"),
+        (lambda: delay_steps(-1.0, 1e-4), r"dt = 0.0001 s"),
+        (lambda: delay_steps(0.00155, 1e-4), r"15.5 steps of dt = 0.0001 s.*whole"),
+        (lambda: delay_steps(float("nan"), 1e-4), r"finite"),
+        (lambda: delay_steps(float("inf"), 1e-4), r"finite"),
         (lambda: UniformDelay(5e-5, 1e-3).sample(jax.random.key(0), (), 1e-4), r"dt = 0.0001 s"),
         (lambda: UniformDelay(5e-5, 1e-3).check(1e-4), r"the shortest delay is 5e-05 s.*dt"),
         (lambda: NormalDelay(5e-5, 1e-3).check(1e-4), r"the mean delay is 5e-05 s.*dt"),

@@ -13,11 +13,14 @@ from ._bernoulli import grid_positions as grid_positions
 from ._bernoulli import spatial as spatial
 from ._binary import Binary as Binary
 from ._block_statistics import BlockStatistics as BlockStatistics
+from ._check import check_network as check_network
 from ._conductance_lif import ConductanceLIF as ConductanceLIF
 from ._connectivity import Connectivity as Connectivity
 from ._connectivity import block_statistics as block_statistics
+from ._delay import DelayDistribution as DelayDistribution
 from ._delay import NormalDelay as NormalDelay
 from ._delay import UniformDelay as UniformDelay
+from ._delay import delay_steps as delay_steps
 from ._deliver import Dense as Dense
 from ._deliver import Lists as Lists
 from ._dense import AllToAll as AllToAll
@@ -56,9 +59,11 @@ from ._network import Network as Network
 from ._network import Population as Population
 from ._network import Projection as Projection
 from ._network import SharedNoise as SharedNoise
+from ._network import resolve_channel as resolve_channel
 from ._neuron import Custom as Custom
 from ._neuron import Neuron as Neuron
 from ._neuron import Output as Output
+from ._neuron import dtype_of as dtype_of
 from ._noise import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from ._noise import Quenched as Quenched
 from ._noise import WhiteNoise as WhiteNoise
@@ -66,6 +71,7 @@ from ._plasticity import TsodyksMarkram as TsodyksMarkram
 from ._qif import QIF as QIF
 from ._rate import Rate as Rate
 from ._realise import from_edges as from_edges
+from ._realise import is_traced as is_traced
 from ._realise import realise as realise
 from ._score import ScoreGradient as ScoreGradient
 from ._score import score_gradient as score_gradient

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from neurofield._types import PyTree
 
 from ._annealed import Annealed
-from ._delay import DelayDistribution, fixed_steps
+from ._delay import DelayDistribution, delay_steps
 from ._deliver import DelayedLists, Dense, Lists
 from ._drive import Function, Source
 from ._kernel import Kernel
@@ -212,7 +212,7 @@ def _piece(network: Network, projection: Projection, dt: float, dtype: Any) -> P
         lag = 0
     else:
         try:
-            lag = fixed_steps(projection.delay, dt) - early
+            lag = delay_steps(projection.delay, dt) - early
         except ValueError as error:
             raise ValueError(f"projection {projection.name}: {error}") from None
     table = projection.connectivity

@@ -99,7 +99,7 @@ def _check_shortest(delay: float, dt: float, what: str) -> None:
         )
 
 
-def fixed_steps(delay: float, dt: float) -> int:
+def delay_steps(delay: float, dt: float) -> int:
     """A delay of `delay` seconds in steps of `dt` seconds.
 
     Raises `ValueError` if it is shorter than one step or, by more than one part in 10^6, no whole

@@ -1,0 +1,171 @@
+"""The forward march: the two-time equations solved row by row, without iteration.
+
+Outputs up to step k - 1 fix the law of the fields at step k given the fields before it; so a path
+is drawn one step at a time, from the conditional normal distribution. The Cholesky factor of the
+past is renewed once a block of steps, and rows are appended to it within the block; with a window
+the past is cut off, and is all of it without one. Cost: T steps, M paths, window W: about
+2 T W M operations on the paths and T W^3 / (3 block) for the factors.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from neurofield._numerics import contract
+
+from ._paths import PathState, field_noise, init_paths, step_paths, stream_input, world_input
+from ._theory import Theory
+
+
+class Marched(eqx.Module):
+    """Paths of one march. `x`: outputs; `intensity`: their expectation given the past, else 0."""
+
+    x: Float[Array, "population time path"]
+    y: Float[Array, "stream time path"]
+    h: Float[Array, "field time path"]  # the fields without their means and without shared input
+
+
+class _Past(eqx.Module):
+    y: Float[Array, "stream window path"]
+    h: Float[Array, "field window path"]
+    covariance: Float[Array, "field window window"]
+
+
+class _Block(eqx.Module):
+    """Rows of the block so far; zero below."""
+
+    y: Float[Array, "stream block path"]
+    z: Float[Array, "field block path"]
+    covariance: Float[Array, "field block window+block"]
+    cross: Float[Array, "field block window"]  # rows of the factor against the window
+    factor: Float[Array, "field block block"]
+
+
+def march(
+    key: PRNGKeyArray,
+    theory: Theory,
+    num_steps: int,
+    num_paths: int,
+    *,
+    window: int,
+    block: int,
+    jitter: float,
+    num_worlds: int = 1,
+    nested: bool = False,
+) -> Marched:
+    """Draw `num_worlds` x `num_paths` paths over `num_steps` steps, a multiple of `block`.
+
+    `nested`: paths of a world share its fluctuation of the population means; see `_paths`.
+    """
+    total = num_worlds * num_paths
+    start_key, run_key, noise_key = jax.random.split(key, 3)
+    paths = init_paths(start_key, theory, total, num_worlds if nested else None)
+    num_streams, num_fields = len(theory.streams), len(theory.fields)
+    past = _Past(
+        jnp.zeros((num_streams, window, total), theory.dtype),
+        jnp.zeros((num_fields, window, total), theory.dtype),
+        jnp.zeros((num_fields, window, window), theory.dtype),
+    )
+
+    def rows(past: _Past, lower: Array, carry: tuple[PathState, _Block], at: Array):
+        paths, now = carry
+        step, j = at, at % block
+        y = stream_input(theory, paths)
+        mean_y = jnp.mean(y, axis=1)
+        now = eqx.tree_at(lambda b: b.y, now, now.y.at[:, j].set(y))
+        before = jnp.concatenate([_lagged(past.y, y), _lagged(now.y, y)], axis=1)
+        means = jnp.concatenate([jnp.mean(past.y, axis=2), jnp.mean(now.y, axis=2)], axis=1)
+        c = theory.input_covariance(before, means * mean_y[:, None])
+        old, new = c[:, :window], c[:, window:]
+        variance = jnp.take(new, j, axis=1)
+        cross = _solve(lower, old)
+        rest = new - contract("fbw,fw->fb", now.cross, cross)
+        # Rows below the current one are zero; a unit diagonal keeps the solve defined.
+        earlier = jnp.arange(block, dtype=jnp.int32) < j
+        unit = jnp.diag(jnp.where(earlier, 0, 1).astype(theory.dtype))
+        inner = _solve(now.factor + unit[None], jnp.where(earlier[None], rest, 0))
+        pivot = _nugget(variance, jitter) - jnp.sum(cross**2, axis=1) - jnp.sum(inner**2, axis=1)
+        # Rounding alone can bring the pivot below the nugget.
+        least = _nugget(variance, jitter) - variance
+        pivot = jnp.sqrt(jnp.where(pivot > least / 2, pivot, jax.lax.stop_gradient(least)))
+        z = field_noise(jax.random.fold_in(noise_key, step), theory, (total,), nested)
+        weights = _solve(lower, cross, transposed=True)
+        h = contract("fw,fwm->fm", weights, past.h) + contract("fb,fbm->fm", inner, now.z)
+        h = h + pivot[:, None] * z
+        fields = theory.input_mean(mean_y)[:, None] + h
+        if nested:
+            fields = fields + world_input(theory, y, num_worlds)
+        place = jnp.where(jnp.arange(block, dtype=jnp.int32) == j, 1, 0).astype(theory.dtype)
+        row = inner + pivot[:, None] * place[None]
+        now = _Block(
+            now.y,
+            now.z.at[:, j].set(z),
+            now.covariance.at[:, j].set(c),
+            now.cross.at[:, j].set(cross),
+            now.factor.at[:, j].set(row),
+        )
+        paths, output = step_paths(run_key, theory, paths, step, fields, nested)
+        return (paths, now), (jnp.stack(output.values), y, h)
+
+    @partial(jax.checkpoint)
+    def one_block(carry: tuple[PathState, _Past], first: Array):
+        paths, past = carry
+        diagonal = jnp.diagonal(past.covariance, axis1=1, axis2=2)
+        extra = _nugget(diagonal, jitter) - diagonal
+        padded = past.covariance + extra[:, :, None] * jnp.eye(window, dtype=theory.dtype)[None]
+        lower = jnp.linalg.cholesky(padded)
+        now = _Block(
+            jnp.zeros((num_streams, block, total), theory.dtype),
+            jnp.zeros((num_fields, block, total), theory.dtype),
+            jnp.zeros((num_fields, block, window + block), theory.dtype),
+            jnp.zeros((num_fields, block, window), theory.dtype),
+            jnp.zeros((num_fields, block, block), theory.dtype),
+        )
+        steps = first + jnp.arange(block, dtype=jnp.int32)
+        (paths, now), (x, y, h) = jax.lax.scan(partial(rows, past, lower), (paths, now), steps)
+        y, h = jnp.moveaxis(y, 0, 1), jnp.moveaxis(h, 0, 1)
+        own = jnp.tril(now.covariance[:, :, window:])
+        own = own + jnp.swapaxes(jnp.tril(own, -1), 1, 2)
+        old = now.covariance[:, :, :window]
+        both = jnp.concatenate(
+            [
+                jnp.concatenate([past.covariance, jnp.swapaxes(old, 1, 2)], axis=2),
+                jnp.concatenate([old, own], axis=2),
+            ],
+            axis=1,
+        )
+        past = _Past(
+            jnp.concatenate([past.y, y], axis=1)[:, block:],
+            jnp.concatenate([past.h, h], axis=1)[:, block:],
+            both[:, block:, block:],
+        )
+        return (paths, past), (jnp.moveaxis(x, 0, 1), y, h)
+
+    firsts = jnp.arange(0, num_steps, block, dtype=jnp.int32)
+    _, (x, y, h) = jax.lax.scan(one_block, (paths, past), firsts)
+    return Marched(_joined(x), _joined(y), _joined(h))
+
+
+def _lagged(rows: Float[Array, "stream time path"], y: Float[Array, "stream path"]) -> Array:
+    """<y_s(t) y_s(now)>, `[stream, time]`."""
+    return contract("stm,sm->st", rows, y) / y.shape[1]
+
+
+def _nugget(variance: Array, jitter: float) -> Array:
+    """The variance with a little white noise, without which smooth processes are singular."""
+    return variance * (1 + jitter) + 1e-30
+
+
+def _solve(lower: Array, b: Array, transposed: bool = False) -> Array:
+    """L^-1 b or L^-T b, `[field, row]`."""
+    trans = 1 if transposed else 0
+    return jax.vmap(lambda a, v: solve_triangular(a, v, trans=trans, lower=True))(lower, b)
+
+
+def _joined(blocks: Float[Array, "block row step path"]) -> Float[Array, "row time path"]:
+    moved = jnp.moveaxis(blocks, 0, 1)
+    return moved.reshape(moved.shape[0], -1, moved.shape[-1])

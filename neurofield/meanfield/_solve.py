@@ -1,0 +1,354 @@
+"""`solve`: the mean-field equations of a network, by the method that fits it."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from neurofield._numerics import all_finite, contract
+from neurofield._results import RESULTS, choose
+from neurofield.network import Network, check_network
+
+from ._fixed_point import fixed_point
+from ._march import march
+from ._solution import Solution
+from ._stationary import (
+    Moments,
+    Sampling,
+    field_law,
+    first_moments,
+    measure_moments,
+    sample,
+    sweep,
+)
+from ._theory import Theory, build_theory, depends_on_time
+
+_METHODS = ("march", "stationary")
+_ORDERS = ("leading", "nested")
+
+
+def solve(
+    network: Network,
+    duration: float,
+    dt: float,
+    *,
+    method: str | None = None,
+    order: str = "leading",
+    key: PRNGKeyArray | None = None,
+    num_paths: int = 2048,
+    num_replicas: int = 4,
+    warm_up: float | None = None,
+    max_lag: float | None = None,
+    window: float | None = None,
+    initial: Solution | None = None,
+    rtol: float | None = None,
+    max_steps: int = 60,
+    damping: float = 1.0,
+    jitter: float | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Means and covariances of a network's activity, without simulating the network.
+
+    **Methods**
+
+    - `"march"`: the two-time equations from time 0 to `duration`, in one pass, exact for the steps
+      of `dt`; for any drive. With `window` (seconds) the past beyond it is cut off.
+    - `"stationary"`: the stationary state by Fourier sampling and fixed-point iteration; `duration`
+      is that of the sampled paths, after `warm_up` (a fifth of it by default). Covariances are to
+      lags of `max_lag` (a fifth), beyond half of which the field's correlations are tapered to
+      their limit.
+
+    By default `"march"` where the drive depends on time, else `"stationary"`.
+
+    **Orders**
+
+    - `"leading"`: populations are infinite; the fluctuations of neurons are independent.
+    - `"nested"`: populations have their sizes. Worlds of as many paths as the largest population
+      has neurons feel the fluctuations of their own population means, to all orders.
+
+    **Other arguments**
+
+    - `key`: random numbers; the same key gives the same solution, a smooth function of parameters
+      (common random numbers). `num_paths` neurons of each population are drawn, in `num_replicas`
+      independent groups, each with its own solution: results are their means, errors from their
+      spread. Moments have a bias of the order of `num_replicas / num_paths`.
+    - `initial`: a stationary solution of a like network, from which to start (continuation; another
+      branch where there are several).
+    - `rtol`: relative change of the moments at which the iteration ends, 1e-5 for rates and 2e-3
+      for spikes and binary states by default; `max_steps`, `damping`: of the iteration.
+    - `jitter`: relative white noise that keeps covariances positive definite.
+    - `throw`: raise where the result is not one; else see `result`.
+
+    **Gradients** with respect to the network's parameters: exact derivatives of the estimate, by
+    reparameterised paths, the implicit rule at the fixed point. Spikes and binary states raise
+    `TypeError`, as they do in a simulation.
+
+    Raises `ValueError` for bad arguments and networks that the theory does not cover (see there),
+    and a `RuntimeError` where the iteration does not converge or numbers are not finite.
+    After Sompolinsky, Crisanti & Sommers (1988), van Meegen & van Albada (2021).
+    """
+    network = check_network(network, dt)
+    theory = build_theory(network, dt)
+    if method is None:
+        method = "march" if depends_on_time(network) else "stationary"
+    _check(network, theory, method, order, key, num_paths, num_replicas)
+    assert key is not None
+    num_steps = _whole("duration", duration, dt)
+    size = max(theory.sizes)
+    nested = order == "nested"
+    per_replica = max(num_paths // num_replicas, 2)
+    num_worlds = max(per_replica // size, 2) if nested else 1
+    if nested:
+        per_replica = size
+    keys = jax.random.split(key, num_replicas)
+    if method == "march":
+        if jitter is None:
+            jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
+        found = _marched(
+            theory,
+            keys,
+            num_steps,
+            per_replica,
+            num_worlds,
+            nested,
+            None if window is None else _whole("window", window, dt),
+            jitter,
+        )
+        result, stats, moments = RESULTS.successful, {}, None
+    else:
+        num_warm = _whole("warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True)
+        num_lags = _whole("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
+        if not 2 <= num_lags <= num_steps // 2:
+            raise ValueError(
+                f"max_lag = {num_lags * dt:.6g} s must lie between two steps and half of duration "
+                f"= {duration} s."
+            )
+        smooth = all(population.neuron.kind == "rate" for population in network.populations)
+        rtol = (1e-5 if smooth else 2e-3) if rtol is None else rtol
+        sampling = Sampling(num_steps, num_warm, num_lags, per_replica, num_worlds, nested)
+        start = None if initial is None else _start(initial, theory, num_lags, num_replicas)
+        found, moments, error, steps = _stationary(
+            theory, keys, start, sampling, rtol, max_steps, damping
+        )
+        result = choose(
+            jnp.max(error) <= rtol, RESULTS.successful, RESULTS.nonlinear_max_steps_reached
+        )
+        stats = {"error": error, "num_sweeps": steps}
+    finite = all_finite(found)
+    result = choose(finite, result, RESULTS.nonfinite)
+    if throw:
+        found = eqx.error_if(
+            found,
+            result != RESULTS.successful,
+            f"meanfield.solve: method {method!r} found no solution (the moments did not settle, or "
+            "are not finite). Raise max_steps or num_paths, lower damping, start from the solution "
+            "of a weaker coupling (initial=), or take throw=False and look at `result`, `stats`.",
+        )
+    return _solution(network, theory, found, moments, result, stats, method, order)
+
+
+def _check(network, theory, method, order, key, num_paths, num_replicas):
+    if method not in _METHODS:
+        raise ValueError(f"method={method!r} is not one of {_METHODS}.")
+    if order not in _ORDERS:
+        raise ValueError(f"order={order!r} is not one of {_ORDERS}.")
+    if key is None:
+        raise ValueError(f"method {method!r} draws paths: give key=jax.random.key(seed).")
+    if not 2 <= num_replicas <= num_paths // 2:
+        raise ValueError(
+            f"num_replicas must lie between 2 and num_paths / 2 = {num_paths // 2}, got "
+            f"{num_replicas}: errors come from the spread between replicas."
+        )
+    if method == "stationary" and depends_on_time(network):
+        raise ValueError('the drive depends on time: take method="march".')
+    if theory.shared and order == "leading":
+        raise ValueError(
+            "noise shared by whole populations moves their means, which leading order does not "
+            'follow: take order="nested".'
+        )
+
+
+def _whole(name: str, value: float, dt: float, rounded: bool = False) -> int:
+    steps = round(value / dt) if math.isfinite(value) else 0
+    if steps < 1 or (not rounded and abs(value / dt - steps) > 1e-6 * steps):
+        raise ValueError(f"{name} = {value} s must be a whole number of steps of dt = {dt} s.")
+    return steps
+
+
+def _start(initial: Solution, theory: Theory, num_lags: int, num_replicas: int) -> Moments:
+    moments = initial.moments
+    shape = (num_replicas, len(theory.streams), num_lags)
+    if moments is None or moments.second.shape != shape:
+        got = None if moments is None else moments.second.shape
+        raise ValueError(
+            f"initial must be a stationary solution with moments {shape} (replicas, streams, lags)"
+            f", got {got}: solve it with the same num_replicas, dt and max_lag."
+        )
+    return moments
+
+
+@eqx.filter_jit
+def _marched(
+    theory: Theory, keys, num_steps, num_paths, num_worlds, nested, window, jitter
+) -> dict[str, Array]:
+    """Moments of each replica's march, `[replica, ...]`."""
+    block = min(max(round(math.sqrt(num_steps)), 4), num_steps)
+    padded = -(-num_steps // block) * block
+    width = max(padded - block, block) if window is None else -(-window // block) * block
+
+    def one(key):
+        marched = march(
+            key,
+            theory,
+            padded,
+            num_paths,
+            window=width,
+            block=block,
+            jitter=jitter,
+            num_worlds=num_worlds,
+            nested=nested,
+        )
+        x, y = (v[:, :num_steps] for v in (marched.x, marched.y))
+        lags = None if window is None else window
+        mean_x, mean_y = jnp.mean(x, axis=2), jnp.mean(y, axis=2)
+        found = {
+            "mean": mean_x,
+            "covariance": _two_time(x, lags) - _outer(mean_x, lags),
+            "input_mean": theory.input_mean(mean_y),
+            "input_covariance": theory.input_covariance(_two_time(y, lags), _outer(mean_y, lags)),
+        }
+        if nested:
+            means = _world_means(theory, jnp.moveaxis(x, 1, 0), num_worlds)  # [T, P, world]
+            means = means - jnp.mean(means, axis=2)[:, :, None]
+            found["population_covariance"] = contract("tpw,sqw->pqts", means, means) / (
+                num_worlds - 1
+            )
+        return found
+
+    return jax.lax.map(one, keys)
+
+
+@eqx.filter_jit
+def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
+    """Moments of each replica's stationary state, and how its iteration ended."""
+
+    def one(key, first):
+        if first is None:
+            first = first_moments(key, theory, sampling)
+        end = fixed_point(
+            lambda args, moments: sweep(*args, moments, sampling)[0],
+            (key, theory),
+            first,
+            rtol=rtol,
+            max_steps=max_steps,
+            damping=damping,
+        )
+        law = field_law(theory, end.value)
+        sampled = sample(key, theory, law, sampling)
+        outputs = measure_moments(sampled.x, sampling.num_lags)
+        squared = outputs.mean**2
+        found = {
+            "mean": outputs.mean,
+            "covariance": outputs.second - squared[:, None],
+            "quenched": outputs.quenched - squared,
+            "input_mean": law.mean,
+            "input_covariance": law.covariance,
+            "input_quenched": law.static,
+        }
+        if sampling.nested:
+            means = _world_means(theory, sampled.x, sampling.num_worlds)
+            found["population_covariance"] = _cross_covariance(means, sampling.num_lags)
+        return found, end.value, end.error, end.steps
+
+    return jax.lax.map(lambda args: one(*args), (keys, start))
+
+
+def _two_time(x: Float[Array, "row time path"], lags: int | None) -> Array:
+    """<x(t) x(t')>, `[row, time, time]`; with `lags`, <x(t) x(t - lag)>, `[row, time, lag]`."""
+    if lags is None:
+        return contract("rtm,rsm->rts", x, x) / x.shape[2]
+    padded = jnp.pad(x, ((0, 0), (lags - 1, 0), (0, 0)))
+
+    def one(lag):
+        earlier = jax.lax.dynamic_slice_in_dim(padded, lags - 1 - lag, x.shape[1], axis=1)
+        return jnp.mean(x * earlier, axis=2)
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(lags, dtype=jnp.int32)), 0, -1)
+
+
+def _outer(mean: Float[Array, "row time"], lags: int | None) -> Array:
+    if lags is None:
+        return mean[:, :, None] * mean[:, None, :]
+    return _two_time(mean[:, :, None], lags)
+
+
+def _world_means(theory: Theory, x: Float[Array, "time row path"], num_worlds: int) -> Array:
+    """The mean of each population in each world, over as many paths as it has neurons."""
+    worlds = x.reshape(x.shape[0], x.shape[1], num_worlds, -1)
+    means = [jnp.mean(worlds[:, i, :, :size], axis=-1) for i, size in enumerate(theory.sizes)]
+    return jnp.stack(means, axis=1)
+
+
+def _cross_covariance(means: Float[Array, "time row world"], num_lags: int) -> Array:
+    """cov(X_p(t + lag), X_q(t)), `[row, row, lag]`, over times and worlds."""
+    means = means - jnp.mean(means, axis=(0, 2))[None, :, None]
+    num_steps = means.shape[0]
+
+    def one(lag):
+        later = jnp.roll(means, -lag, axis=0)
+        keep = (jnp.arange(num_steps, dtype=jnp.int32) < num_steps - lag).astype(means.dtype)
+        sums = contract("tpw,tqw->pq", later * keep[:, None, None], means)
+        return sums / (jnp.sum(keep) * means.shape[2])
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(num_lags, dtype=jnp.int32)), 0, -1)
+
+
+def _solution(
+    network: Network,
+    theory: Theory,
+    found: dict[str, Array],
+    moments: Moments | None,
+    result: RESULTS,
+    stats: dict[str, Any],
+    method: str,
+    order: str,
+) -> Solution:
+    num = found["mean"].shape[0]
+    mean = {name: jnp.mean(x, axis=0) for name, x in found.items()}
+    error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(num) for name, x in found.items()}
+    stationary = method == "stationary"
+    length = found["covariance"].shape[2] if stationary else found["mean"].shape[2]
+    time = (jnp.arange(length) + (0 if stationary else 1)) * theory.dt
+    smooth = all(population.neuron.kind == "rate" for population in network.populations)
+    return Solution(
+        time=time.astype(theory.dtype),
+        mean=mean["mean"],
+        covariance=mean["covariance"],
+        quenched=mean.get("quenched"),
+        input_mean=mean["input_mean"],
+        input_covariance=mean["input_covariance"],
+        input_quenched=mean.get("input_quenched"),
+        mean_error=error["mean"],
+        covariance_error=error["covariance"],
+        quenched_error=error.get("quenched"),
+        input_mean_error=error["input_mean"],
+        input_covariance_error=error["input_covariance"],
+        input_quenched_error=error.get("input_quenched"),
+        shared_covariance=None,
+        population_covariance=mean.get("population_covariance"),
+        population_covariance_error=error.get("population_covariance"),
+        response=None,
+        moments=moments,
+        diagnostics=None,
+        result=result,
+        stats=stats,
+        network=network,
+        fields=tuple((theory.names[p], channel) for p, channel in theory.fields),
+        dt=theory.dt,
+        method=method,
+        order=order,
+        gradient="pathwise" if smooth else "none",
+    )

@@ -1,0 +1,189 @@
+"""Stationary states: the equations at equal distance in time, solved by iteration on samples.
+
+A sweep draws stationary Gaussian fields by FFT, drives paths through the neurons, and measures what
+they transmit. Keys stay the same from sweep to sweep (common random numbers), so that the sweep is
+a deterministic map of moments to moments, which has a fixed point to any precision.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._paths import field_noise, init_paths, step_paths, stream_input, world_input
+from ._theory import Theory
+
+
+class Moments(eqx.Module):
+    """Moments of what the streams transmit, over neurons and time.
+
+    - `mean`: `[stream]`; `second`: `[stream, lag]`, <y(t) y(t + lag)>; `quenched`: `[stream]`, its
+      limit at long lags, the second moment of the neurons' time averages.
+    """
+
+    mean: Float[Array, "stream"]
+    second: Float[Array, "stream lag"]
+    quenched: Float[Array, "stream"]
+
+
+class Fields(eqx.Module):
+    """Law of the fields: mean, covariance at lags 0 .. L - 1, and its static part.
+
+    - `shared`: `[field, lag]`, the part of the covariance that all neurons of a population share.
+    """
+
+    mean: Float[Array, "field"]
+    covariance: Float[Array, "field lag"]
+    static: Float[Array, "field"]
+
+
+class Sampled(eqx.Module):
+    """Paths of a stationary state; time first, without the warm-up."""
+
+    x: Float[Array, "time population path"]
+    intensity: Float[Array, "time population path"] | None
+    y: Float[Array, "time stream path"]
+    h: Float[Array, "time field path"]  # the fields without their means
+    clipped: Float[Array, "field"]  # share of the power at frequencies where it was negative
+
+
+class Sampling(eqx.Module):
+    """How the paths of a sweep are drawn: numbers of steps, lags, paths and worlds."""
+
+    num_steps: int = eqx.field(static=True)
+    num_warm: int = eqx.field(static=True)
+    num_lags: int = eqx.field(static=True)
+    num_paths: int = eqx.field(static=True)
+    num_worlds: int = eqx.field(static=True, default=1)
+    nested: bool = eqx.field(static=True, default=False)
+
+
+def field_law(theory: Theory, moments: Moments) -> Fields:
+    """The law of the fields that follows from what the streams transmit (eqs. 4, 5)."""
+    squared = moments.mean**2
+    return Fields(
+        theory.input_mean(moments.mean),
+        theory.input_covariance(
+            moments.second, jnp.broadcast_to(squared[:, None], moments.second.shape)
+        ),
+        theory.input_covariance(moments.quenched, squared),
+    )
+
+
+def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Moments:
+    """Where the iteration starts: the variance of what neurons transmit at time 0, decaying."""
+    y = stream_input(theory, init_paths(key, theory, sampling.num_paths * sampling.num_worlds))
+    mean = jnp.mean(y, axis=1)
+    lag = jnp.arange(sampling.num_lags) / (sampling.num_lags / 8)
+    decay = jnp.exp(-lag).astype(theory.dtype)
+    return Moments(mean, (mean**2)[:, None] + jnp.var(y, axis=1)[:, None] * decay[None], mean**2)
+
+
+def sample(key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling) -> Sampled:
+    """Draw fields of the given law, and the paths of neurons that they drive."""
+    start_key, run_key, field_key = jax.random.split(key, 3)
+    total = sampling.num_paths * sampling.num_worlds
+    num = sampling.num_warm + sampling.num_steps
+    h, clipped = draw_fields(field_key, theory, law, num, total, sampling.nested)
+    worlds = sampling.num_worlds if sampling.nested else None
+    paths = init_paths(start_key, theory, total, worlds)
+
+    def go(paths, now):
+        step, h = now
+        y = stream_input(theory, paths)
+        fields = law.mean[:, None] + h
+        if sampling.nested:
+            fields = fields + world_input(theory, y, sampling.num_worlds)
+        paths, output = step_paths(run_key, theory, paths, step, fields, sampling.nested)
+        return paths, (jnp.stack(output.values), y)
+
+    _, (x, y) = jax.lax.scan(go, paths, (jnp.arange(num, dtype=jnp.int32), h))
+    first = sampling.num_warm
+    return Sampled(x[first:], None, y[first:], h[first:], clipped)
+
+
+def sweep(
+    key: PRNGKeyArray, theory: Theory, moments: Moments, sampling: Sampling
+) -> tuple[Moments, Sampled]:
+    """The map of the self-consistency: moments to moments, by way of sampled paths."""
+    sampled = sample(key, theory, field_law(theory, moments), sampling)
+    return measure_moments(sampled.y, sampling.num_lags), sampled
+
+
+def draw_fields(
+    key: PRNGKeyArray,
+    theory: Theory,
+    law: Fields,
+    num_steps: int,
+    num_paths: int,
+    independent: bool = False,
+) -> tuple[Float[Array, "time field path"], Float[Array, "field"]]:
+    """Stationary Gaussian paths of the law's covariance, less their mean.
+
+    The covariance is laid on a circle that is longer than the paths by the lags, where its spectrum
+    is that of independent Fourier modes; negative power is set to zero, and its share returned.
+    """
+    num_lags = law.covariance.shape[1]
+    length = _fast_length(num_steps + num_lags)
+    # The sampled static part may come out below zero where there is none.
+    static = jnp.maximum(law.static, 0)
+    moving = (law.covariance - static[:, None]) * _taper(num_lags, law.mean.dtype)[None]
+    circle = jnp.concatenate(
+        [
+            moving,
+            jnp.zeros((moving.shape[0], length - 2 * num_lags + 1), moving.dtype),
+            moving[:, :0:-1],
+        ],
+        axis=1,
+    )
+    power = jnp.fft.rfft(circle, axis=1).real
+    negative = jnp.maximum(-power, 0)
+    clipped = jnp.sum(negative, axis=1) / jnp.maximum(jnp.sum(jnp.abs(power), axis=1), 1e-300)
+    amplitude = _root(power)
+    static_key, moving_key = jax.random.split(key)
+    noise = field_noise(moving_key, theory, (length, num_paths), independent)
+    modes = jnp.fft.rfft(noise, axis=1) * amplitude[:, :, None]
+    paths = jnp.fft.irfft(modes, n=length, axis=1)[:, :num_steps]
+    still = field_noise(static_key, theory, (num_paths,), independent, even=True)
+    paths = paths + (_root(static)[:, None] * still)[:, None]
+    return jnp.moveaxis(paths, 0, 1), clipped
+
+
+def measure_moments(y: Float[Array, "time row path"], num_lags: int) -> Moments:
+    """Means, second moments at lags and quenched second moments of stationary paths."""
+    num_steps, _, num_paths = y.shape
+    length = _fast_length(num_steps + num_lags)
+    modes = jnp.fft.rfft(y, n=length, axis=0)
+    power = jnp.sum(modes.real**2 + modes.imag**2, axis=2)
+    sums = jnp.fft.irfft(power, n=length, axis=0)[:num_lags]
+    count = (num_steps - jnp.arange(num_lags)).astype(y.dtype) * num_paths
+    # The time averages of two stretches so far apart that only what is static joins them.
+    half = max((num_steps - num_lags) // 2, 1)
+    early, late = jnp.mean(y[:half], axis=0), jnp.mean(y[-half:], axis=0)
+    return Moments(
+        jnp.mean(y, axis=(0, 2)), (sums / count[:, None]).T, jnp.mean(early * late, axis=1)
+    )
+
+
+def _taper(num_lags: int, dtype) -> Float[Array, "lag"]:
+    """1 over the first half of the lags, falling to 0 over the second."""
+    place = jnp.arange(num_lags) / num_lags
+    falling = jnp.cos(jnp.pi * jnp.clip(place - 0.5, 0, 0.5)) ** 2
+    return falling.astype(dtype)
+
+
+def _root(power: Array) -> Array:
+    """The square root of what is positive, else zero, with a derivative everywhere."""
+    positive = power > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, power, 1)), 0)
+
+
+def _fast_length(length: int) -> int:
+    """The least even number of the form 2^a 3^b 5^c that is not below `length`."""
+    best = 1 << (length - 1).bit_length()
+    for fives in range(8):
+        for threes in range(8):
+            odd = 5**fives * 3**threes
+            twos = max(-(-length // odd) - 1, 1).bit_length()
+            best = min(best, odd << max(twos, 1))
+    return best
