@@ -33,7 +33,10 @@ class Solution(eqx.Module):
     - `response`: `[field, lag]`, change of the mean output at a step per unit of the field at the
       step `lag` earlier, as a density in time (1/s); `None` where it was not asked for.
     - `*_error`: standard errors, over independent groups of paths; `None` for closed forms.
+    - `replicas`: the estimates above of each independent group of paths, `[replica, ...]` by name,
+      from whose spread the errors are; `None` for closed forms.
     - `diagnostics`: see `Diagnostics`; `result`, `stats`: how the solution ended.
+    - `settings`: how `solve` was called, where it drew paths (static).
     """
 
     time: Float[Array, "time"]
@@ -63,6 +66,8 @@ class Solution(eqx.Module):
     method: str = eqx.field(static=True)
     order: str = eqx.field(static=True)
     gradient: str = eqx.field(static=True)  # the estimator behind derivatives
+    replicas: dict[str, Array] | None = None
+    settings: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def solve(
     initial: Solution | None = None,
     rtol: float | None = None,
     max_steps: int = 60,
-    damping: float = 1.0,
+    damping: float = 0.5,
     jitter: float | None = None,
     throw: bool = True,
 ) -> Solution:
@@ -147,7 +147,13 @@ def solve(
             "are not finite). Raise max_steps or num_paths, lower damping, start from the solution "
             "of a weaker coupling (initial=), or take throw=False and look at `result`, `stats`.",
         )
-    return _solution(network, theory, found, moments, result, stats, method, order)
+    settings = {
+        **{"duration": duration, "dt": dt, "method": method, "order": order},
+        **{"num_paths": num_paths, "num_replicas": num_replicas, "warm_up": warm_up},
+        **{"max_lag": max_lag, "window": window, "rtol": rtol, "max_steps": max_steps},
+        **{"damping": damping, "jitter": jitter},
+    }
+    return _solution(network, theory, found, moments, result, stats, settings)
 
 
 def _check(network, theory, method, order, key, num_paths, num_replicas):
@@ -293,8 +299,8 @@ def _world_means(theory: Theory, x: Float[Array, "time row path"], num_worlds: i
 
 
 def _cross_covariance(means: Float[Array, "time row world"], num_lags: int) -> Array:
-    """cov(X_p(t + lag), X_q(t)), `[row, row, lag]`, over times and worlds."""
-    means = means - jnp.mean(means, axis=(0, 2))[None, :, None]
+    """cov(X_p(t + lag), X_q(t)), `[row, row, lag]`, over times, each world about its own mean."""
+    means = means - jnp.mean(means, axis=0)[None]
     num_steps = means.shape[0]
 
     def one(lag):
@@ -313,9 +319,9 @@ def _solution(
     moments: Moments | None,
     result: RESULTS,
     stats: dict[str, Any],
-    method: str,
-    order: str,
+    settings: dict[str, Any],
 ) -> Solution:
+    method, order = settings["method"], settings["order"]
     num = found["mean"].shape[0]
     mean = {name: jnp.mean(x, axis=0) for name, x in found.items()}
     error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(num) for name, x in found.items()}
@@ -351,4 +357,6 @@ def _solution(
         method=method,
         order=order,
         gradient="pathwise" if smooth else "none",
+        replicas=found,
+        settings=tuple(settings.items()),
     )
