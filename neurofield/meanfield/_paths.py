@@ -43,10 +43,14 @@ class PathState(eqx.Module):
 
 
 class PathOutput(eqx.Module):
-    """What one step gives, a population each: values in hertz for spikes, else as they are."""
+    """What one step gives, a population each: values in hertz for spikes, else as they are.
+
+    `inputs`: all that entered each channel, the drive included.
+    """
 
     values: tuple[Float[Array, " path"], ...]
     intensities: tuple[Float[Array, " path"] | None, ...]
+    inputs: tuple[Float[Array, "channel path"], ...]
 
 
 def init_paths(
@@ -107,7 +111,7 @@ def step_paths(
     `independent`: whether populations draw numbers of their own.
     """
     dt = theory.dt
-    neurons, drives, counts, values, intensities = [], [], [], [], []
+    neurons, drives, counts, values, intensities, inputs = [], [], [], [], [], []
     num_keys = 2 * len(theory.populations) + len(theory.shared)
     keys = jax.random.split(jax.random.fold_in(key, step), num_keys)
     shared, common = _step_shared(
@@ -126,7 +130,8 @@ def step_paths(
             if (index, channel) in common:
                 total = total + common[index, channel]
             rows.append(total)
-        neuron, output = member.neuron.step(neuron_key, state.neurons[index], jnp.stack(rows), dt)
+        inputs.append(jnp.stack(rows))
+        neuron, output = member.neuron.step(neuron_key, state.neurons[index], inputs[-1], dt)
         neurons.append(neuron)
         drives.append(drive)
         value = output.value.astype(theory.dtype)
@@ -138,7 +143,7 @@ def step_paths(
         for stream, own in zip(theory.streams, state.streams, strict=True)
     )
     after = PathState(state.members, tuple(neurons), tuple(drives), shared, streams)
-    return after, PathOutput(tuple(values), tuple(intensities))
+    return after, PathOutput(tuple(values), tuple(intensities), tuple(inputs))
 
 
 def field_noise(

@@ -327,10 +327,10 @@ def _solution(
     error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(num) for name, x in found.items()}
     stationary = method == "stationary"
     length = found["covariance"].shape[2] if stationary else found["mean"].shape[2]
-    time = (jnp.arange(length) + (0 if stationary else 1)) * theory.dt
+    time = (jnp.arange(length, dtype=theory.dtype) + (0 if stationary else 1)) * theory.dt
     smooth = all(population.neuron.kind == "rate" for population in network.populations)
     return Solution(
-        time=time.astype(theory.dtype),
+        time=time,
         mean=mean["mean"],
         covariance=mean["covariance"],
         quenched=mean.get("quenched"),

@@ -27,10 +27,7 @@ class Moments(eqx.Module):
 
 
 class Fields(eqx.Module):
-    """Law of the fields: mean, covariance at lags 0 .. L - 1, and its static part.
-
-    - `shared`: `[field, lag]`, the part of the covariance that all neurons of a population share.
-    """
+    """Law of the fields: mean, covariance at lags 0 .. L - 1, and its static part."""
 
     mean: Float[Array, "field"]
     covariance: Float[Array, "field lag"]
@@ -41,7 +38,8 @@ class Sampled(eqx.Module):
     """Paths of a stationary state; time first, without the warm-up."""
 
     x: Float[Array, "time population path"]
-    intensity: Float[Array, "time population path"] | None
+    intensity: Float[Array, "time population path"]  # of x given the past; x where it is not known
+    inputs: Float[Array, "time field path"]  # all that enters the channel of the field
     y: Float[Array, "time stream path"]
     h: Float[Array, "time field path"]  # the fields without their means
     clipped: Float[Array, "field"]  # share of the power at frequencies where it was negative
@@ -74,32 +72,50 @@ def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Mome
     """Where the iteration starts: the variance of what neurons transmit at time 0, decaying."""
     y = stream_input(theory, init_paths(key, theory, sampling.num_paths * sampling.num_worlds))
     mean = jnp.mean(y, axis=1)
-    lag = jnp.arange(sampling.num_lags) / (sampling.num_lags / 8)
-    decay = jnp.exp(-lag).astype(theory.dtype)
+    lag = jnp.arange(sampling.num_lags, dtype=theory.dtype) / (sampling.num_lags / 8)
+    decay = jnp.exp(-lag)
     return Moments(mean, (mean**2)[:, None] + jnp.var(y, axis=1)[:, None] * decay[None], mean**2)
 
 
 def sample(key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling) -> Sampled:
     """Draw fields of the given law, and the paths of neurons that they drive."""
-    start_key, run_key, field_key = jax.random.split(key, 3)
     total = sampling.num_paths * sampling.num_worlds
     num = sampling.num_warm + sampling.num_steps
+    field_key = jax.random.split(key, 3)[2]
     h, clipped = draw_fields(field_key, theory, law, num, total, sampling.nested)
+    x, intensity, inputs, y = drive_paths(key, theory, law.mean, h, sampling)
+    first = sampling.num_warm
+    return Sampled(x[first:], intensity[first:], inputs[first:], y[first:], h[first:], clipped)
+
+
+def drive_paths(
+    key: PRNGKeyArray,
+    theory: Theory,
+    mean: Float[Array, "field"],
+    h: Float[Array, "time field path"],
+    sampling: Sampling,
+) -> tuple[Array, Array, Array, Array]:
+    """Outputs, intensities, inputs and streams of paths driven through the fields mean + h."""
+    start_key, run_key, _ = jax.random.split(key, 3)
+    total = sampling.num_paths * sampling.num_worlds
     worlds = sampling.num_worlds if sampling.nested else None
     paths = init_paths(start_key, theory, total, worlds)
+    places = [(p, theory.populations[p].neuron.channels.index(c)) for p, c in theory.fields]
 
     def go(paths, now):
         step, h = now
         y = stream_input(theory, paths)
-        fields = law.mean[:, None] + h
+        fields = mean[:, None] + h
         if sampling.nested:
             fields = fields + world_input(theory, y, sampling.num_worlds)
         paths, output = step_paths(run_key, theory, paths, step, fields, sampling.nested)
-        return paths, (jnp.stack(output.values), y)
+        pairs = zip(output.values, output.intensities, strict=True)
+        intensity = jnp.stack([x if i is None else i.astype(x.dtype) for x, i in pairs])
+        inputs = jnp.stack([output.inputs[p][c] for p, c in places])
+        return paths, (jnp.stack(output.values), intensity, inputs, y)
 
-    _, (x, y) = jax.lax.scan(go, paths, (jnp.arange(num, dtype=jnp.int32), h))
-    first = sampling.num_warm
-    return Sampled(x[first:], None, y[first:], h[first:], clipped)
+    steps = jnp.arange(h.shape[0], dtype=jnp.int32)
+    return jax.lax.scan(go, paths, (steps, h))[1]
 
 
 def sweep(
@@ -142,7 +158,8 @@ def draw_fields(
     amplitude = _root(power)
     static_key, moving_key = jax.random.split(key)
     noise = field_noise(moving_key, theory, (length, num_paths), independent)
-    modes = jnp.fft.rfft(noise, axis=1) * amplitude[:, :, None]
+    modes, amplitude = jnp.fft.rfft(noise, axis=1), amplitude[:, :, None]
+    modes = jax.lax.complex(modes.real * amplitude, modes.imag * amplitude)
     paths = jnp.fft.irfft(modes, n=length, axis=1)[:, :num_steps]
     still = field_noise(static_key, theory, (num_paths,), independent, even=True)
     paths = paths + (_root(static)[:, None] * still)[:, None]
@@ -167,9 +184,8 @@ def measure_moments(y: Float[Array, "time row path"], num_lags: int) -> Moments:
 
 def _taper(num_lags: int, dtype) -> Float[Array, "lag"]:
     """1 over the first half of the lags, falling to 0 over the second."""
-    place = jnp.arange(num_lags) / num_lags
-    falling = jnp.cos(jnp.pi * jnp.clip(place - 0.5, 0, 0.5)) ** 2
-    return falling.astype(dtype)
+    place = jnp.arange(num_lags, dtype=dtype) / num_lags
+    return jnp.cos(jnp.pi * jnp.clip(place - 0.5, 0, 0.5)) ** 2
 
 
 def _root(power: Array) -> Array:

@@ -55,7 +55,7 @@ class Stream(eqx.Module):
 class Theory(eqx.Module):
     """A network ready for the mean-field equations, in steps of `dt` seconds.
 
-    - `fields`: (population, channel) of each field.
+    - `fields`: (population, channel) of each field: where recurrent input or shared noise enters.
     - `mean`, `vQ`, `vM`: `[field, stream]`, the statistics of the weights.
     """
 
@@ -123,6 +123,12 @@ def build_theory(network: Network, dt: float) -> Theory:
         found = block_statistics(projection.connectivity, *sizes)  # pyright: ignore
         values = jnp.stack([jnp.asarray(x, dtype) for x in (found.mean, found.vQ, found.vM)])
         blocks.setdefault((fields.index(field), place), []).append(values)
+    # Shared noise too makes a field of what it enters.
+    for noise in network.shared:
+        for name in noise.weights:
+            field = (network.names.index(name), noise.source.channel)
+            if field not in fields:
+                fields.append(field)
     order = sorted(range(len(fields)), key=lambda i: fields[i][0])
     zero = jnp.zeros(3, dtype)
     table = [[sum(blocks.get((f, s), []), start=zero) for s in range(len(streams))] for f in order]
