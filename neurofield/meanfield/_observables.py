@@ -1,0 +1,181 @@
+"""What theory and network are compared by: moments of single neurons and of populations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from neurofield._numerics import contract
+from neurofield.recording import Raster
+
+from ._solution import Solution
+from ._statistics import binned_covariance, bins_of, filters, num_bins_within, with_errors
+
+
+class Observables(eqx.Module):
+    """Means and covariances of activity in bins, by population, of neurons and of their means.
+
+    x is what a bin holds: spikes, or the binary state or rate at its end.
+
+    - `rate`: `[population]`, hertz for spikes, else the mean of x.
+    - `rate_variance`: `[population]`, of the neurons' own rates, without counting noise.
+    - `autocovariance`: `[population, lag]`, of x of one neuron at bins `lags` apart, over neurons
+      and time, so that its limit at long lags is the variance between neurons.
+    - `population_covariance`: `[population, population]`, over time, of the means of x.
+    - `error`: the standard errors, an `Observables` without its own; `None` if unknown.
+    - `lags` (static): in bins; `bin_width` (static): seconds; `labels` (static): populations.
+    """
+
+    rate: Float[Array, "*batch population"]
+    rate_variance: Float[Array, "*batch population"]
+    autocovariance: Float[Array, "*batch population lag"]
+    population_covariance: Float[Array, "*batch population population"]
+    error: Any
+    lags: tuple[int, ...] = eqx.field(static=True)
+    bin_width: float = eqx.field(static=True)
+    labels: tuple[str, ...] = eqx.field(static=True)
+
+
+FIELDS = ("rate", "rate_variance", "autocovariance", "population_covariance")
+
+
+def predict_observables(
+    solution: Solution, lags: Sequence[int] = (0, 1, 2, 4, 8), *, bin_width: float | None = None
+) -> Observables:
+    """The observables of a stationary solution, with errors from its groups of paths.
+
+    `bin_width`: seconds, by default 1 ms, or `dt` if longer. Differentiable. Raises `ValueError`
+    for a solution that is not stationary, and lags or bins that it does not have.
+    """
+    width, steps = bins_of(solution, bin_width)
+    lags = _lags(lags, num_bins_within(solution, steps))
+    populations = solution.network.populations
+    kinds = [population.neuron.kind for population in populations]
+    sampled = filters(kinds, steps, solution.dt, sampled=True)
+    dtype = solution.mean.dtype
+    sizes = jnp.asarray([population.size for population in populations], dtype)
+    eye = jnp.eye(len(kinds), dtype=dtype)
+    scale = jnp.asarray([width**2 if kind == "spike" else 1.0 for kind in kinds], dtype)
+
+    def moments(found: dict[str, Array]) -> dict[str, Array]:
+        own = binned_covariance(
+            eye[:, :, None] * found["covariance"][:, None], sampled, max(lags) + 1, steps
+        )
+        own = jnp.diagonal(own, axis1=0, axis2=1).T
+        shared = found.get("population_covariance")
+        if shared is None:
+            between = (own[:, 0] - found["quenched"] * scale) / sizes
+            between = eye * between[:, None]
+        else:
+            between = binned_covariance(shared, sampled, 1, steps)[..., 0]
+        return {
+            "rate": found["mean"],
+            "rate_variance": found["quenched"],
+            "autocovariance": own[:, np.asarray(lags)],
+            "population_covariance": between,
+        }
+
+    found, error = with_errors(moments, solution)
+    shape = {"lags": lags, "bin_width": width, "labels": solution.names}
+    spread = None if error is None else Observables(**error, error=None, **shape)
+    return Observables(**found, error=spread, **shape)
+
+
+def measure_observables(
+    raster: Raster,
+    lags: Sequence[int] = (0, 1, 2, 4, 8),
+    *,
+    num_blocks: int = 16,
+) -> Observables:
+    """The observables of recorded or simulated spikes of populations, with errors.
+
+    Errors are from the jackknife over `num_blocks` equal stretches of time, which must be longer
+    than the correlations, and over the neurons: the larger of both for each number, since neurons
+    are the sample for what differs between them, and time for what they share. What another
+    network of the same law would do differently is in neither.
+
+    Raises `ValueError` for a raster without populations, of several trials or with masked bins.
+    """
+    if raster.populations is None:
+        raise ValueError("the raster has no populations; give them to Raster.")
+    if raster.spikes.ndim != 2 or raster.mask is not None:
+        raise ValueError("the raster must be one stretch [neuron, time] without masked bins.")
+    lags = _lags(lags, raster.num_bins // num_blocks)
+    index = np.asarray(raster.populations)
+    names = raster.population_names or tuple(map(str, range(int(index.max()) + 1)))
+    dtype = jnp.result_type(float)
+    rows = [raster.spikes[np.flatnonzero(index == p)].astype(dtype) for p in range(len(names))]
+    few = [name for name, x in zip(names, rows, strict=True) if len(x) < 3]
+    if few:
+        raise ValueError(f"populations {few} have fewer than three neurons to compare.")
+    shape = {"lags": lags, "bin_width": raster.bin_width, "labels": tuple(names)}
+    found = observe(rows, raster.bin_width, lags)
+    length = raster.num_bins // num_blocks
+    without = []
+    for block in range(num_blocks):
+        # The seam joins two bins that were not neighbours: one pair in many a lag.
+        keep = np.r_[: block * length, (block + 1) * length : raster.num_bins]
+        without.append(observe([x[:, keep] for x in rows], raster.bin_width, lags))
+    time = {name: _jackknife([one[name] for one in without]) for name in FIELDS}
+    parts = []
+    for group in range(num_blocks):
+        keep = [np.arange(len(x)) % num_blocks != group for x in rows]
+        kept = [x[k] if k.any() else x for x, k in zip(rows, keep, strict=True)]
+        parts.append(observe(kept, raster.bin_width, lags))
+    neurons = {name: _jackknife([one[name] for one in parts]) for name in FIELDS}
+    # A covariance of means over fewer neurons is another number, not another sample of it.
+    neurons["population_covariance"] = time["population_covariance"]
+    error = {name: jnp.maximum(time[name], neurons[name]) for name in FIELDS}
+    return Observables(**found, error=Observables(**error, error=None, **shape), **shape)
+
+
+def observe(
+    rows: Sequence[Float[Array, "neuron bin"]],
+    width: float,
+    lags: tuple[int, ...],
+    rates: Sequence[bool] | None = None,
+) -> dict[str, Array]:
+    """The fields of `Observables` of activity by population; `rates`: which are not of spikes."""
+    rates = [False] * len(rows) if rates is None else list(rates)
+    means = jnp.stack([jnp.mean(x) for x in rows])
+    half = rows[0].shape[1] // 2
+    early = [jnp.mean(x[:, :half], axis=1) for x in rows]
+    late = [jnp.mean(x[:, -half:], axis=1) for x in rows]
+    spread = jnp.stack([_covariance(a, b) for a, b in zip(early, late, strict=True)])
+    auto = [jnp.stack([_lagged_mean(x, lag) for lag in lags]) - jnp.mean(x) ** 2 for x in rows]
+    course = jnp.stack([jnp.mean(x, axis=0) for x in rows])
+    course = course - jnp.mean(course, axis=1)[:, None]
+    between = contract("pt,qt->pq", course, course) / course.shape[1]
+    scale = jnp.asarray([1.0 if rate else 1 / width for rate in rates], means.dtype)
+    return {
+        "rate": means * scale,
+        "rate_variance": spread * scale**2,
+        "autocovariance": jnp.stack(auto),
+        "population_covariance": between,
+    }
+
+
+def _lagged_mean(x: Array, lag: int) -> Array:
+    """<x(t) x(t + lag)> over rows and time."""
+    return jnp.mean(x[:, lag:] * x[:, : x.shape[1] - lag])
+
+
+def _covariance(a: Array, b: Array) -> Array:
+    return jnp.sum((a - jnp.mean(a)) * (b - jnp.mean(b))) / max(len(a) - 1, 1)
+
+
+def _jackknife(parts: list[Array]) -> Array:
+    """The standard error from estimates that each leave one part of equal size out."""
+    values = jnp.stack(parts)
+    count = len(parts)
+    return jnp.sqrt((count - 1) / count * jnp.sum((values - jnp.mean(values, axis=0)[None]) ** 2, 0))
+
+
+def _lags(lags: Sequence[int], available: int) -> tuple[int, ...]:
+    found = tuple(int(lag) for lag in lags)
+    if not found or min(found) < 0 or max(found) >= available:
+        raise ValueError(f"lags must lie within 0 .. {available - 1} bins, got {found}.")
+    return found
