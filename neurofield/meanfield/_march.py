@@ -17,20 +17,30 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from neurofield._numerics import contract
 
+from ._intensity import OwnNoise, emit, noise_row, own_noise, response_table, variances
 from ._paths import PathState, field_noise, init_paths, step_paths, stream_input, world_input
+from ._score import scored_lagged, scored_mean, step_scores
 from ._theory import Theory
 
 
 class Marched(eqx.Module):
-    """Paths of one march. `x`: outputs; `intensity`: their expectation given the past, else 0."""
+    """Paths of one march.
+
+    - `score`: zero with the derivative of the log-probability of what was emitted up to each step,
+      where that is the estimator (`_score`).
+    - `noise`: that of the streams given their input, where expectations are transmitted.
+    """
 
     x: Float[Array, "population time path"]
     y: Float[Array, "stream time path"]
     h: Float[Array, "field time path"]  # the fields without their means and without shared input
+    score: Float[Array, "population time path"] | None
+    noise: OwnNoise | None
 
 
 class _Past(eqx.Module):
     y: Float[Array, "stream window path"]
+    mean: Float[Array, "stream window"]
     h: Float[Array, "field window path"]
     covariance: Float[Array, "field window window"]
 
@@ -39,10 +49,19 @@ class _Block(eqx.Module):
     """Rows of the block so far; zero below."""
 
     y: Float[Array, "stream block path"]
+    mean: Float[Array, "stream block"]
     z: Float[Array, "field block path"]
     covariance: Float[Array, "field block window+block"]
     cross: Float[Array, "field block window"]  # rows of the factor against the window
     factor: Float[Array, "field block block"]
+
+
+class _Emitted(eqx.Module):
+    """What the estimator needs of what was emitted so far; `None` where it does not."""
+
+    score: Float[Array, "population path"] | None
+    arrivals: Float[Array, "stream time"] | None
+    variance: Float[Array, " stream"] | None
 
 
 def march(
@@ -62,23 +81,44 @@ def march(
     `nested`: paths of a world share its fluctuation of the population means; see `_paths`.
     """
     total = num_worlds * num_paths
+    scored = theory.gradient == "score"
     start_key, run_key, noise_key = jax.random.split(key, 3)
     paths = init_paths(start_key, theory, total, num_worlds if nested else None)
     num_streams, num_fields = len(theory.streams), len(theory.fields)
+    sources = jnp.asarray(theory.sources, jnp.int32)
+    noise = table = None
+    if theory.expected:
+        noise = own_noise(theory, paths, max(num_steps, window + block))
+        table = response_table(noise, window, block)
+    emitted = _Emitted(
+        jnp.zeros((len(theory.populations), total), theory.dtype) if scored else None,
+        None if noise is None else jnp.zeros((num_streams, num_steps), theory.dtype),
+        None if noise is None else noise.initial,
+    )
     past = _Past(
         jnp.zeros((num_streams, window, total), theory.dtype),
+        jnp.zeros((num_streams, window), theory.dtype),
         jnp.zeros((num_fields, window, total), theory.dtype),
         jnp.zeros((num_fields, window, window), theory.dtype),
     )
 
-    def rows(past: _Past, lower: Array, carry: tuple[PathState, _Block], at: Array):
-        paths, now = carry
+    def rows(past: _Past, lower: Array, carry: tuple[PathState, _Block, _Emitted], at: Array):
+        paths, now, emitted = carry
         step, j = at, at % block
         y = stream_input(theory, paths)
-        mean_y = jnp.mean(y, axis=1)
-        now = eqx.tree_at(lambda b: b.y, now, now.y.at[:, j].set(y))
-        before = jnp.concatenate([_lagged(past.y, y), _lagged(now.y, y)], axis=1)
-        means = jnp.concatenate([jnp.mean(past.y, axis=2), jnp.mean(now.y, axis=2)], axis=1)
+        score = None if emitted.score is None else emitted.score[sources]
+        mean_y = scored_mean(y, score)
+        now = eqx.tree_at(
+            lambda b: (b.y, b.mean),
+            now,
+            (now.y.at[:, j].set(y), now.mean.at[:, j].set(mean_y)),
+        )
+        before = jnp.concatenate(
+            [scored_lagged(past.y, y, score), scored_lagged(now.y, y, score)], axis=1
+        )
+        if noise is not None:
+            before = before + noise_row(noise, table, emitted.arrivals, step, j, block)
+        means = jnp.concatenate([past.mean, now.mean], axis=1)
         c = theory.input_covariance(before, means * mean_y[:, None])
         old, new = c[:, :window], c[:, window:]
         variance = jnp.take(new, j, axis=1)
@@ -88,9 +128,9 @@ def march(
         earlier = jnp.arange(block, dtype=jnp.int32) < j
         unit = jnp.diag(jnp.where(earlier, 0, 1).astype(theory.dtype))
         inner = _solve(now.factor + unit[None], jnp.where(earlier[None], rest, 0))
-        pivot = _nugget(variance, jitter) - jnp.sum(cross**2, axis=1) - jnp.sum(inner**2, axis=1)
+        pivot = nugget(variance, jitter) - jnp.sum(cross**2, axis=1) - jnp.sum(inner**2, axis=1)
         # Rounding alone can bring the pivot below the nugget.
-        least = _nugget(variance, jitter) - variance
+        least = nugget(variance, jitter) - variance
         pivot = jnp.sqrt(jnp.where(pivot > least / 2, pivot, jax.lax.stop_gradient(least)))
         z = field_noise(jax.random.fold_in(noise_key, step), theory, (total,), nested)
         weights = _solve(lower, cross, transposed=True)
@@ -103,30 +143,41 @@ def march(
         row = inner + pivot[:, None] * place[None]
         now = _Block(
             now.y,
+            now.mean,
             now.z.at[:, j].set(z),
             now.covariance.at[:, j].set(c),
             now.cross.at[:, j].set(cross),
             now.factor.at[:, j].set(row),
         )
         paths, output = step_paths(run_key, theory, paths, step, fields, nested)
-        return (paths, now), (jnp.stack(output.values), y, h)
+        values = jnp.stack(output.values)
+        if scored:
+            emitted = _Emitted(emitted.score + step_scores(theory, output), None, None)
+        if noise is not None:
+            after = variances(theory, values)
+            arrivals = emit(noise, emitted.arrivals, step, emitted.variance, after)
+            emitted = _Emitted(None, arrivals, after)
+        return (paths, now, emitted), (values, y, h, emitted.score)
 
     @partial(jax.checkpoint)
-    def one_block(carry: tuple[PathState, _Past], first: Array):
-        paths, past = carry
+    def one_block(carry: tuple[PathState, _Past, _Emitted], first: Array):
+        paths, past, emitted = carry
         diagonal = jnp.diagonal(past.covariance, axis1=1, axis2=2)
-        extra = _nugget(diagonal, jitter) - diagonal
+        extra = nugget(diagonal, jitter) - diagonal
         padded = past.covariance + extra[:, :, None] * jnp.eye(window, dtype=theory.dtype)[None]
         lower = jnp.linalg.cholesky(padded)
         now = _Block(
             jnp.zeros((num_streams, block, total), theory.dtype),
+            jnp.zeros((num_streams, block), theory.dtype),
             jnp.zeros((num_fields, block, total), theory.dtype),
             jnp.zeros((num_fields, block, window + block), theory.dtype),
             jnp.zeros((num_fields, block, window), theory.dtype),
             jnp.zeros((num_fields, block, block), theory.dtype),
         )
         steps = first + jnp.arange(block, dtype=jnp.int32)
-        (paths, now), (x, y, h) = jax.lax.scan(partial(rows, past, lower), (paths, now), steps)
+        (paths, now, emitted), (x, y, h, score) = jax.lax.scan(
+            partial(rows, past, lower), (paths, now, emitted), steps
+        )
         y, h = jnp.moveaxis(y, 0, 1), jnp.moveaxis(h, 0, 1)
         own = jnp.tril(now.covariance[:, :, window:])
         own = own + jnp.swapaxes(jnp.tril(own, -1), 1, 2)
@@ -140,22 +191,20 @@ def march(
         )
         past = _Past(
             jnp.concatenate([past.y, y], axis=1)[:, block:],
+            jnp.concatenate([past.mean, now.mean], axis=1)[:, block:],
             jnp.concatenate([past.h, h], axis=1)[:, block:],
             both[:, block:, block:],
         )
-        return (paths, past), (jnp.moveaxis(x, 0, 1), y, h)
+        score = None if score is None else jnp.moveaxis(score, 0, 1)
+        return (paths, past, emitted), (jnp.moveaxis(x, 0, 1), y, h, score)
 
     firsts = jnp.arange(0, num_steps, block, dtype=jnp.int32)
-    _, (x, y, h) = jax.lax.scan(one_block, (paths, past), firsts)
-    return Marched(_joined(x), _joined(y), _joined(h))
+    _, (x, y, h, score) = jax.lax.scan(one_block, (paths, past, emitted), firsts)
+    score = None if score is None else _joined(score)
+    return Marched(_joined(x), _joined(y), _joined(h), score, noise)
 
 
-def _lagged(rows: Float[Array, "stream time path"], y: Float[Array, "stream path"]) -> Array:
-    """<y_s(t) y_s(now)>, `[stream, time]`."""
-    return contract("stm,sm->st", rows, y) / y.shape[1]
-
-
-def _nugget(variance: Array, jitter: float) -> Array:
+def nugget(variance: Array, jitter: float) -> Array:
     """The variance with a little white noise, without which smooth processes are singular."""
     return variance * (1 + jitter) + 1e-30
 

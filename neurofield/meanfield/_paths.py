@@ -73,7 +73,7 @@ def init_paths(
         first = jnp.asarray(member.neuron.initial_output(state)).astype(theory.dtype)
         before.append(jnp.broadcast_to(first, (num_paths,)))
     streams = tuple(
-        _init_stream(jax.random.fold_in(key, len(members) + i), s, before[s.source], theory.dt)
+        init_stream(jax.random.fold_in(key, len(members) + i), s, before[s.source], theory.dt)
         for i, s in enumerate(theory.streams)
     )
     num_worlds = num_paths if num_worlds is None else num_worlds
@@ -139,7 +139,7 @@ def step_paths(
         values.append(value / dt if member.neuron.kind == "spike" else value)
         intensities.append(output.intensity)
     streams = tuple(
-        _step_stream(stream, own, counts[stream.source], step, dt)
+        step_stream(stream, own, counts[stream.source], step, dt)
         for stream, own in zip(theory.streams, state.streams, strict=True)
     )
     after = PathState(state.members, tuple(neurons), tuple(drives), shared, streams)
@@ -241,7 +241,7 @@ def _members(key: PRNGKeyArray, population: Population, num_paths: int) -> Any:
     return member
 
 
-def _init_stream(key: PRNGKeyArray, stream: Stream, before: Array, dt: float) -> StreamState:
+def init_stream(key: PRNGKeyArray, stream: Stream, before: Array, dt: float) -> StreamState:
     """Rates and binary states are taken to have been constant before the start."""
     num_paths, dtype = before.shape[0], before.dtype
     kernel = stream.kernel.settled(before) if stream.level else stream.kernel.init(before)
@@ -259,7 +259,7 @@ def _init_stream(key: PRNGKeyArray, stream: Stream, before: Array, dt: float) ->
     return StreamState(kernel, plasticity, ring, lags)
 
 
-def _step_stream(
+def step_stream(
     stream: Stream, state: StreamState, transmitted: Array, step: Int[Array, ""], dt: float
 ) -> StreamState:
     plasticity, ring = state.plasticity, state.ring

@@ -13,21 +13,33 @@ from neurofield._results import RESULTS, choose
 from neurofield.network import Network, check_network
 
 from ._fixed_point import fixed_point
-from ._march import march
+from ._intensity import (
+    noise_by_lag,
+    noise_two_time,
+    output_noise,
+    two_time,
+    variances,
+    with_gradient,
+)
+from ._march import Marched, march
+from ._relaxation import relax
+from ._response import measure_responses, still_fields
+from ._score import scored_mean, scored_second, stream_score
+from ._shared import pooled_shared, sample_shared, shared_sweep
 from ._solution import Solution
 from ._stationary import (
     Moments,
     Sampling,
     field_law,
     first_moments,
-    measure_moments,
+    output_moments,
     sample,
     sweep,
 )
 from ._theory import Theory, build_theory, depends_on_time
 
-_METHODS = ("march", "stationary")
-_ORDERS = ("leading", "nested")
+_METHODS = ("march", "relaxation", "stationary")
+_ORDERS = ("leading", "shared", "nested")
 
 
 def solve(
@@ -47,7 +59,9 @@ def solve(
     rtol: float | None = None,
     max_steps: int = 60,
     damping: float = 0.5,
+    response: bool = True,
     jitter: float | None = None,
+    gradient: str | None = None,
     throw: bool = True,
 ) -> Solution:
     """Means and covariances of a network's activity, without simulating the network.
@@ -56,6 +70,8 @@ def solve(
 
     - `"march"`: the two-time equations from time 0 to `duration`, in one pass, exact for the steps
       of `dt`; for any drive. With `window` (seconds) the past beyond it is cut off.
+    - `"relaxation"`: the same equations by sweeps over all steps, as many as the moments take to
+      settle, at most one a step: much larger pieces of work than a step of the march.
     - `"stationary"`: the stationary state by Fourier sampling and fixed-point iteration; `duration`
       is that of the sampled paths, after `warm_up` (a fifth of it by default). Covariances are to
       lags of `max_lag` (a fifth), beyond half of which the field's correlations are tapered to
@@ -66,6 +82,9 @@ def solve(
     **Orders**
 
     - `"leading"`: populations are infinite; the fluctuations of neurons are independent.
+    - `"shared"`: populations have their sizes, to first order in 1 / N: fluctuations of their means
+      and shared noise, which all neurons feel, follow from linear response and are part of every
+      neuron's input. Stationary states only.
     - `"nested"`: populations have their sizes. Worlds of as many paths as the largest population
       has neurons feel the fluctuations of their own population means, to all orders.
 
@@ -79,19 +98,30 @@ def solve(
       branch where there are several).
     - `rtol`: relative change of the moments at which the iteration ends, 1e-5 for rates and 2e-3
       for spikes and binary states by default; `max_steps`, `damping`: of the iteration.
+    - `response`: whether to measure the linear response of the neurons (stationary states).
     - `jitter`: relative white noise that keeps covariances positive definite.
     - `throw`: raise where the result is not one; else see `result`.
 
-    **Gradients** with respect to the network's parameters: exact derivatives of the estimate, by
-    reparameterised paths, the implicit rule at the fixed point. Spikes and binary states raise
-    `TypeError`, as they do in a simulation.
+    **Gradients** with respect to the network's parameters, through reparameterised fields and by
+    the implicit rule at fixed points. `gradient` names the estimator:
+
+    - `"pathwise"` (default of rate neurons): exact derivatives of the estimate.
+    - `"intensity"` (default where neurons and synapses allow it, in values too): paths transmit
+      what is expected given their input, whose noise is added in law: exact derivatives of an
+      estimate of less variance. For spikes that leave the neuron as it was
+      (`EscapeLIF(resets=False)`, `GLM` without history) and asynchronous binary neurons, those
+      with `gain` for derivatives; at leading order.
+    - `"score"` (default for `spike_gradient="score"`): the causal score function with a baseline
+      at each step, for neurons with escape noise; unbiased but for terms of the order of
+      `num_replicas / num_paths`, noisier. Stationary: of the emissions of the last `max_lag`.
+    - `"surrogate"`: the neurons' own, biased; `"none"`: they raise `TypeError`.
 
     Raises `ValueError` for bad arguments and networks that the theory does not cover (see there),
     and a `RuntimeError` where the iteration does not converge or numbers are not finite.
     After Sompolinsky, Crisanti & Sommers (1988), van Meegen & van Albada (2021).
     """
     network = check_network(network, dt)
-    theory = build_theory(network, dt)
+    theory = with_gradient(build_theory(network, dt), gradient, order == "nested")
     if method is None:
         method = "march" if depends_on_time(network) else "stationary"
     _check(network, theory, method, order, key, num_paths, num_replicas)
@@ -104,20 +134,22 @@ def solve(
     if nested:
         per_replica = size
     keys = jax.random.split(key, num_replicas)
-    if method == "march":
+    smooth = theory.gradient in ("pathwise", "intensity")
+    if method != "stationary":
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
-        found = _marched(
-            theory,
-            keys,
-            num_steps,
-            per_replica,
-            num_worlds,
-            nested,
-            None if window is None else _whole("window", window, dt),
-            jitter,
-        )
+        steps = None if window is None else _whole("window", window, dt)
         result, stats, moments = RESULTS.successful, {}, None
+        worlds = (num_worlds, nested)
+        if method == "march":
+            found = _marched(theory, keys, num_steps, per_replica, *worlds, steps, jitter)
+        else:
+            rtol = (1e-6 if smooth else 1e-4) if rtol is None else rtol
+            found, error, sweeps = _relaxed(
+                theory, keys, num_steps, per_replica, *worlds, steps, jitter, rtol, max_steps
+            )
+            result = _settled(error, rtol)
+            stats = {"error": error, "num_sweeps": sweeps}
     else:
         num_warm = _whole("warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True)
         num_lags = _whole("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
@@ -126,16 +158,23 @@ def solve(
                 f"max_lag = {num_lags * dt:.6g} s must lie between two steps and half of duration "
                 f"= {duration} s."
             )
-        smooth = all(population.neuron.kind == "rate" for population in network.populations)
         rtol = (1e-5 if smooth else 2e-3) if rtol is None else rtol
-        sampling = Sampling(num_steps, num_warm, num_lags, per_replica, num_worlds, nested)
+        sampling = Sampling(
+            num_steps,
+            num_warm,
+            num_lags,
+            per_replica,
+            num_worlds,
+            nested,
+            order == "shared",
+            response and not nested,
+            still_fields(theory),
+        )
         start = None if initial is None else _start(initial, theory, num_lags, num_replicas)
         found, moments, error, steps = _stationary(
             theory, keys, start, sampling, rtol, max_steps, damping
         )
-        result = choose(
-            jnp.max(error) <= rtol, RESULTS.successful, RESULTS.nonlinear_max_steps_reached
-        )
+        result = _settled(error, rtol)
         stats = {"error": error, "num_sweeps": steps}
     finite = all_finite(found)
     result = choose(finite, result, RESULTS.nonfinite)
@@ -151,9 +190,14 @@ def solve(
         **{"duration": duration, "dt": dt, "method": method, "order": order},
         **{"num_paths": num_paths, "num_replicas": num_replicas, "warm_up": warm_up},
         **{"max_lag": max_lag, "window": window, "rtol": rtol, "max_steps": max_steps},
-        **{"damping": damping, "jitter": jitter},
+        **{"damping": damping, "response": response, "jitter": jitter, "gradient": gradient},
     }
     return _solution(network, theory, found, moments, result, stats, settings)
+
+
+def _settled(error: Array, rtol: float) -> RESULTS:
+    yes, no = RESULTS.successful, RESULTS.nonlinear_max_steps_reached
+    return choose(jnp.max(error) <= rtol, yes, no)
 
 
 def _check(network, theory, method, order, key, num_paths, num_replicas):
@@ -173,8 +217,10 @@ def _check(network, theory, method, order, key, num_paths, num_replicas):
     if theory.shared and order == "leading":
         raise ValueError(
             "noise shared by whole populations moves their means, which leading order does not "
-            'follow: take order="nested".'
+            'follow: take order="shared" or order="nested".'
         )
+    if method != "stationary" and order == "shared":
+        raise ValueError('order="shared" is for stationary states: take order="nested".')
 
 
 def _whole(name: str, value: float, dt: float, rounded: bool = False) -> int:
@@ -217,24 +263,70 @@ def _marched(
             num_worlds=num_worlds,
             nested=nested,
         )
-        x, y = (v[:, :num_steps] for v in (marched.x, marched.y))
-        lags = None if window is None else window
-        mean_x, mean_y = jnp.mean(x, axis=2), jnp.mean(y, axis=2)
-        found = {
-            "mean": mean_x,
-            "covariance": _two_time(x, lags) - _outer(mean_x, lags),
-            "input_mean": theory.input_mean(mean_y),
-            "input_covariance": theory.input_covariance(_two_time(y, lags), _outer(mean_y, lags)),
-        }
-        if nested:
-            means = _world_means(theory, jnp.moveaxis(x, 1, 0), num_worlds)  # [T, P, world]
-            means = means - jnp.mean(means, axis=2)[:, :, None]
-            found["population_covariance"] = contract("tpw,sqw->pqts", means, means) / (
-                num_worlds - 1
-            )
-        return found
+        return _two_time_moments(theory, marched, num_steps, window, nested, num_worlds)
 
     return jax.lax.map(one, keys)
+
+
+@eqx.filter_jit
+def _relaxed(
+    theory: Theory, keys, num_steps, num_paths, num_worlds, nested, window, jitter, rtol, max_steps
+) -> tuple[dict[str, Array], Array, Array]:
+    """Moments of each replica's relaxation, and how it ended."""
+
+    def one(key):
+        marched, end = relax(
+            key,
+            theory,
+            num_steps,
+            num_paths,
+            jitter=jitter,
+            rtol=rtol,
+            max_steps=max_steps,
+            num_worlds=num_worlds,
+            nested=nested,
+        )
+        found = _two_time_moments(theory, marched, num_steps, window, nested, num_worlds)
+        return found, end.error, end.steps
+
+    return jax.lax.map(one, keys)
+
+
+def _two_time_moments(
+    theory: Theory,
+    marched: Marched,
+    num_steps: int,
+    window: int | None,
+    nested: bool,
+    num_worlds: int,
+) -> dict[str, Array]:
+    """What the paths of one replica give; at lags up to the window if there is one."""
+    x, y = marched.x[:, :num_steps], marched.y[:, :num_steps]
+    score = None if marched.score is None else marched.score[:, :num_steps]
+    lags = num_steps if window is None else min(window, num_steps)
+    cut = None if window is None else lags
+    mean_x, mean_y = scored_mean(x, score), scored_mean(y, stream_score(theory, score))
+    second_x = _two_time(x, cut, score)
+    second_y = _two_time(y, cut, stream_score(theory, score))
+    if marched.noise is not None:
+        own_x, values = output_noise(theory, x, lags), variances(theory, x)
+        own_x = two_time(own_x) if cut is None else own_x
+        if cut is None:
+            own_y = noise_two_time(marched.noise, values)
+        else:
+            own_y = noise_by_lag(marched.noise, values, lags)
+        second_x, second_y = second_x + own_x, second_y + own_y
+    found = {
+        "mean": mean_x,
+        "covariance": second_x - _outer(mean_x, cut),
+        "input_mean": theory.input_mean(mean_y),
+        "input_covariance": theory.input_covariance(second_y, _outer(mean_y, cut)),
+    }
+    if nested:
+        means = _world_means(theory, jnp.moveaxis(x, 1, 0), num_worlds)  # [T, P, world]
+        means = means - jnp.mean(means, axis=2)[:, :, None]
+        found["population_covariance"] = contract("tpw,sqw->pqts", means, means) / (num_worlds - 1)
+    return found
 
 
 @eqx.filter_jit
@@ -244,17 +336,34 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
     def one(key, first):
         if first is None:
             first = first_moments(key, theory, sampling)
-        end = fixed_point(
-            lambda args, moments: sweep(*args, moments, sampling)[0],
-            (key, theory),
-            first,
-            rtol=rtol,
-            max_steps=max_steps,
-            damping=damping,
-        )
-        law = field_law(theory, end.value)
-        sampled = sample(key, theory, law, sampling)
-        outputs = measure_moments(sampled.x, sampling.num_lags)
+        options = {"rtol": rtol, "max_steps": max_steps, "damping": damping}
+        if sampling.shared:
+            end = fixed_point(
+                lambda args, state: shared_sweep(*args, state, sampling, sampling.probes),
+                (key, theory),
+                (first, field_law(theory, first).covariance),
+                **options,
+            )
+            moments, covariance = end.value
+            sampled, responses, noise, felt = sample_shared(
+                key, theory, moments, covariance, sampling, sampling.probes
+            )
+            law = eqx.tree_at(lambda l: l.covariance, field_law(theory, moments), covariance)
+            own = (responses, noise, moments.mean, felt)
+        else:
+            end = fixed_point(
+                lambda args, moments: sweep(*args, moments, sampling)[0],
+                (key, theory),
+                first,
+                **options,
+            )
+            moments = end.value
+            law = field_law(theory, moments)
+            sampled = sample(key, theory, law, sampling)
+            responses, own = None, None
+            if sampling.response:
+                responses = measure_responses(key, theory, law, sampled, sampling, sampling.probes)
+        outputs = output_moments(theory, sampled, sampling)
         squared = outputs.mean**2
         found = {
             "mean": outputs.mean,
@@ -264,23 +373,37 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
             "input_covariance": law.covariance,
             "input_quenched": law.static,
         }
+        if responses is not None:
+            # As densities in time.
+            found["response"] = responses.output / theory.dt
+            if responses.variance is not None:
+                found["variance_response"] = responses.variance / theory.dt
+            if responses.stream is not None:
+                found["stream_response"] = responses.stream / theory.dt
         if sampling.nested:
             means = _world_means(theory, sampled.x, sampling.num_worlds)
             found["population_covariance"] = _cross_covariance(means, sampling.num_lags)
-        return found, end.value, end.error, end.steps
+        return found, moments, end.error, end.steps, own
 
-    return jax.lax.map(lambda args: one(*args), (keys, start))
+    found, moments, error, steps, own = jax.lax.map(lambda args: one(*args), (keys, start))
+    if sampling.shared:
+        shared = pooled_shared(theory, *own)
+        found["shared_covariance"] = shared.field
+        found["population_covariance"] = shared.population
+    return found, moments, error, steps
 
 
-def _two_time(x: Float[Array, "row time path"], lags: int | None) -> Array:
+def _two_time(
+    x: Float[Array, "row time path"], lags: int | None, score: Array | None = None
+) -> Array:
     """<x(t) x(t')>, `[row, time, time]`; with `lags`, <x(t) x(t - lag)>, `[row, time, lag]`."""
     if lags is None:
-        return contract("rtm,rsm->rts", x, x) / x.shape[2]
+        return scored_second(x, score)
     padded = jnp.pad(x, ((0, 0), (lags - 1, 0), (0, 0)))
 
     def one(lag):
         earlier = jax.lax.dynamic_slice_in_dim(padded, lags - 1 - lag, x.shape[1], axis=1)
-        return jnp.mean(x * earlier, axis=2)
+        return scored_mean(x * earlier, score)
 
     return jnp.moveaxis(jax.lax.map(one, jnp.arange(lags, dtype=jnp.int32)), 0, -1)
 
@@ -328,7 +451,6 @@ def _solution(
     stationary = method == "stationary"
     length = found["covariance"].shape[2] if stationary else found["mean"].shape[2]
     time = (jnp.arange(length, dtype=theory.dtype) + (0 if stationary else 1)) * theory.dt
-    smooth = all(population.neuron.kind == "rate" for population in network.populations)
     return Solution(
         time=time,
         mean=mean["mean"],
@@ -343,10 +465,14 @@ def _solution(
         input_mean_error=error["input_mean"],
         input_covariance_error=error["input_covariance"],
         input_quenched_error=error.get("input_quenched"),
-        shared_covariance=None,
+        shared_covariance=mean.get("shared_covariance"),
+        shared_covariance_error=error.get("shared_covariance"),
         population_covariance=mean.get("population_covariance"),
         population_covariance_error=error.get("population_covariance"),
-        response=None,
+        response=mean.get("response"),
+        response_error=error.get("response"),
+        variance_response=mean.get("variance_response"),
+        stream_response=mean.get("stream_response"),
         moments=moments,
         diagnostics=None,
         result=result,
@@ -356,7 +482,7 @@ def _solution(
         dt=theory.dt,
         method=method,
         order=order,
-        gradient="pathwise" if smooth else "none",
+        gradient=theory.gradient,
         replicas=found,
         settings=tuple(settings.items()),
     )

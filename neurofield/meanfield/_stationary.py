@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._intensity import output_noise, stationary_noise, variances
 from ._paths import field_noise, init_paths, step_paths, stream_input, world_input
+from ._score import step_scores, windowed
 from ._theory import Theory
 
 
@@ -43,6 +45,7 @@ class Sampled(eqx.Module):
     y: Float[Array, "time stream path"]
     h: Float[Array, "time field path"]  # the fields without their means
     clipped: Float[Array, "field"]  # share of the power at frequencies where it was negative
+    score: Float[Array, "time population path"] | None  # of the last `num_lags` steps, see `_score`
 
 
 class Sampling(eqx.Module):
@@ -54,6 +57,9 @@ class Sampling(eqx.Module):
     num_paths: int = eqx.field(static=True)
     num_worlds: int = eqx.field(static=True, default=1)
     nested: bool = eqx.field(static=True, default=False)
+    shared: bool = eqx.field(static=True, default=False)  # whether fields hold shared inputs
+    response: bool = eqx.field(static=True, default=False)  # whether responses are wanted
+    probes: tuple[int, ...] = eqx.field(static=True, default=())  # fields to shake for them
 
 
 def field_law(theory: Theory, moments: Moments) -> Fields:
@@ -83,9 +89,12 @@ def sample(key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling) -
     num = sampling.num_warm + sampling.num_steps
     field_key = jax.random.split(key, 3)[2]
     h, clipped = draw_fields(field_key, theory, law, num, total, sampling.nested)
-    x, intensity, inputs, y = drive_paths(key, theory, law.mean, h, sampling)
+    x, intensity, inputs, y, score = drive_paths(key, theory, law.mean, h, sampling)
     first = sampling.num_warm
-    return Sampled(x[first:], intensity[first:], inputs[first:], y[first:], h[first:], clipped)
+    if score is not None:
+        score = windowed(score, sampling.num_lags)[first:]
+    paths = (x[first:], intensity[first:], inputs[first:], y[first:], h[first:])
+    return Sampled(*paths, clipped, score)
 
 
 def drive_paths(
@@ -94,8 +103,8 @@ def drive_paths(
     mean: Float[Array, "field"],
     h: Float[Array, "time field path"],
     sampling: Sampling,
-) -> tuple[Array, Array, Array, Array]:
-    """Outputs, intensities, inputs and streams of paths driven through the fields mean + h."""
+) -> tuple[Array, Array, Array, Array, Array | None]:
+    """Outputs, intensities, inputs, streams and scores of paths driven by the fields mean + h."""
     start_key, run_key, _ = jax.random.split(key, 3)
     total = sampling.num_paths * sampling.num_worlds
     worlds = sampling.num_worlds if sampling.nested else None
@@ -112,7 +121,8 @@ def drive_paths(
         pairs = zip(output.values, output.intensities, strict=True)
         intensity = jnp.stack([x if i is None else i.astype(x.dtype) for x, i in pairs])
         inputs = jnp.stack([output.inputs[p][c] for p, c in places])
-        return paths, (jnp.stack(output.values), intensity, inputs, y)
+        score = step_scores(theory, output) if theory.gradient == "score" else None
+        return paths, (jnp.stack(output.values), intensity, inputs, y, score)
 
     steps = jnp.arange(h.shape[0], dtype=jnp.int32)
     return jax.lax.scan(go, paths, (steps, h))[1]
@@ -123,7 +133,32 @@ def sweep(
 ) -> tuple[Moments, Sampled]:
     """The map of the self-consistency: moments to moments, by way of sampled paths."""
     sampled = sample(key, theory, field_law(theory, moments), sampling)
-    return measure_moments(sampled.y, sampling.num_lags), sampled
+    return stream_moments(theory, sampled, sampling), sampled
+
+
+def stream_moments(theory: Theory, sampled: Sampled, sampling: Sampling) -> Moments:
+    """Of what the streams of sampled paths transmit, the noise given their input included."""
+    score = sampled.score
+    if score is not None:
+        # At a step, streams hold what was emitted up to the step before.
+        score = jnp.pad(score, ((1, 0), (0, 0), (0, 0)))[:-1]
+        score = score[:, jnp.asarray(theory.sources, jnp.int32)]
+    found = measure_moments(sampled.y, sampling.num_lags, score)
+    if not theory.expected:
+        return found
+    variance = jnp.mean(variances(theory, jnp.moveaxis(sampled.x, 1, 0)), axis=1)
+    noise = stationary_noise(theory, variance, sampling.num_steps, sampling.num_lags)
+    return Moments(found.mean, found.second + noise, found.quenched)
+
+
+def output_moments(theory: Theory, sampled: Sampled, sampling: Sampling) -> Moments:
+    """The same of the outputs."""
+    found = measure_moments(sampled.x, sampling.num_lags, sampled.score)
+    if not theory.expected:
+        return found
+    x = jnp.moveaxis(sampled.x, 1, 0).reshape(sampled.x.shape[1], -1)
+    noise = output_noise(theory, x, sampling.num_lags)
+    return Moments(found.mean, found.second + noise, found.quenched)
 
 
 def draw_fields(
@@ -166,14 +201,30 @@ def draw_fields(
     return jnp.moveaxis(paths, 0, 1), clipped
 
 
-def measure_moments(y: Float[Array, "time row path"], num_lags: int) -> Moments:
-    """Means, second moments at lags and quenched second moments of stationary paths."""
+def measure_moments(
+    y: Float[Array, "time row path"],
+    num_lags: int,
+    score: Float[Array, "time row path"] | None = None,
+) -> Moments:
+    """Means, second moments at lags and quenched second moments of stationary paths.
+
+    `score`: of what was emitted in the last steps, if derivatives go by it (`_score`).
+    """
     num_steps, _, num_paths = y.shape
     length = _fast_length(num_steps + num_lags)
     modes = jnp.fft.rfft(y, n=length, axis=0)
-    power = jnp.sum(modes.real**2 + modes.imag**2, axis=2)
+    if score is None:
+        power = jnp.sum(modes.real**2 + modes.imag**2, axis=2)
+    else:
+        later = jnp.fft.rfft(y * (1 + score), n=length, axis=0)
+        power = jnp.sum(jnp.conj(modes) * later, axis=2)
     sums = jnp.fft.irfft(power, n=length, axis=0)[:num_lags]
     count = (num_steps - jnp.arange(num_lags)).astype(y.dtype) * num_paths
+    if score is not None:
+        # The baselines: averages over paths and time alike.
+        pooled = jnp.cumsum(jnp.sum(score, axis=2)[::-1], axis=0)[::-1][:num_lags]
+        sums = sums - jax.lax.stop_gradient(sums / count[:, None]) * pooled
+        y = y + jax.lax.stop_gradient(y - jnp.mean(y, axis=(0, 2))[None, :, None]) * score
     # The time averages of two stretches so far apart that only what is static joins them.
     half = max((num_steps - num_lags) // 2, 1)
     early, late = jnp.mean(y[:half], axis=0), jnp.mean(y[-half:], axis=0)

@@ -68,6 +68,8 @@ class Theory(eqx.Module):
     fields: tuple[tuple[int, str], ...] = eqx.field(static=True)
     dt: float = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
+    gradient: str = eqx.field(static=True, default="none")  # the estimator, see `with_gradient`
+    expected: bool = eqx.field(static=True, default=False)  # whether expectations are transmitted
 
     @property
     def names(self) -> tuple[str, ...]:

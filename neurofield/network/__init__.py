@@ -41,6 +41,7 @@ from ._eif import EIF as EIF
 from ._escape import EscapeLIF as EscapeLIF
 from ._events import Events as Events
 from ._events import Poisson as Poisson
+from ._expected import Expected as Expected
 from ._fixed_indegree import FixedIndegree as FixedIndegree
 from ._fixed_indegree import fixed_indegree as fixed_indegree
 from ._glm import GLM as GLM

@@ -112,6 +112,15 @@ class Binary(Neuron):
         # One neuron of each population in a step, not one of all.
         return self.update != "sequential"
 
+    def memory(self, dt: float) -> Float[Array, ""] | None:
+        if self.update != "glauber" or self.tau.ndim:
+            return None
+        return jnp.exp(-dt / self.tau)
+
+    def expecting(self, state: BinaryState, output: Output | None) -> BinaryState:
+        active = self.initial if output is None else output.intensity
+        return BinaryState(jnp.broadcast_to(active, state.active.shape).astype(state.active.dtype))
+
     def initial_output(self, state: BinaryState) -> Float[Array, "*shape"]:
         return state.active
 

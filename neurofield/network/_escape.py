@@ -11,7 +11,7 @@ from neurofield._validate import not_negative, positive
 
 from ._hazard import Hazard, check_hazard, relative_hazard, spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, dtype_of, parameter
-from ._spike import SpikeGradient, draw, refractory_left
+from ._spike import SpikeGradient, draw, fresh_unless_refractory, refractory_left
 
 
 class EscapeLIFState(eqx.Module):
@@ -86,6 +86,9 @@ class EscapeLIF(Neuron):
 
     def initial_output(self, state: EscapeLIFState) -> Float[Array, "*shape"]:
         return jnp.zeros_like(state.voltage)
+
+    def memory(self, dt: float) -> Float[Array, ""] | float | None:
+        return None if self.resets else fresh_unless_refractory(self.refractory)
 
     def max_dt(self) -> Array:
         return self.tau / 10

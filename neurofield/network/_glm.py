@@ -12,7 +12,7 @@ from neurofield._validate import not_negative, positive
 from ._exprel import exprel
 from ._hazard import Hazard, check_hazard, relative_hazard, spike_probability
 from ._neuron import Kind, Neuron, Output, Parameter, Shape, as_parameter, dtype_of, parameter
-from ._spike import SpikeGradient, draw, refractory_left
+from ._spike import SpikeGradient, draw, fresh_unless_refractory, refractory_left
 
 
 def _as_filters(value: Arrayish | None) -> Array | None:
@@ -95,6 +95,9 @@ class GLM(Neuron):
 
     def initial_output(self, state: GLMState) -> Float[Array, "*shape"]:
         return jnp.zeros_like(state.refractory)
+
+    def memory(self, dt: float) -> Float[Array, ""] | float | None:
+        return None if self.history is not None else fresh_unless_refractory(self.refractory)
 
     def max_dt(self) -> Array | float:
         """The shortest time constant: a coarser step hides a spike's effect on the next."""

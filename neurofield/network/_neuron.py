@@ -94,6 +94,21 @@ class Neuron(eqx.Module):
         """Log-probability of what `init` drew, where that is not smooth in the parameters."""
         return 0.0
 
+    def memory(self, dt: float) -> Float[Array, ""] | float | None:
+        """Correlation over one step of what is emitted, given the path of the input.
+
+        0 where each step's emission is drawn afresh and acts on nothing in the neuron (a Cox
+        process); `None` where what is emitted acts back, or this is not known.
+        """
+        return None
+
+    def expecting(self, state: PyTree, output: Output | None) -> PyTree:
+        """The state with the expected output in the place of the sampled one (`Expected`).
+
+        Of neurons that have a `memory`; `output` is `None` at the start.
+        """
+        return state
+
     @property
     def elementwise(self) -> bool:
         """Whether neurons know nothing of each other: populations may be stepped as one."""

@@ -14,8 +14,11 @@ own derivative of both is zero, silently; here it is one of three things.
 from functools import partial
 from typing import Literal, TypeAlias, get_args
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 SpikeGradient: TypeAlias = Literal["error", "score", "surrogate"]
@@ -87,3 +90,18 @@ def refractory_left(
 ) -> Float[Array, "*shape"]:
     """The steps that are left of the refractory time (seconds, rounded to whole steps)."""
     return jnp.where(spike > 0, jnp.round(refractory / dt), jnp.maximum(left - 1, 0))
+
+
+def fresh_unless_refractory(refractory: Array) -> Float[Array, ""] | float | None:
+    """`Neuron.memory` of spikes that only a refractory time can join: 0 where there is none.
+
+    The value of a traced refractory time is not known yet: it is checked when it is.
+    """
+    if not isinstance(refractory, Tracer):
+        return None if np.any(np.asarray(refractory) > 0) else 0.0
+    return eqx.error_if(
+        jnp.zeros((), refractory.dtype),
+        jnp.any(refractory > 0),
+        "a refractory time was traced and turned out positive, where the neuron's expected output "
+        'is known for none: name another estimator (gradient="score" or "none").',
+    )
