@@ -44,7 +44,7 @@ def fixed_point(
     rtol: float,
     max_steps: int,
     memory: int = 5,
-    damping: float = 1.0,
+    damping: float = 0.5,
 ) -> FixedPoint:
     """A value with fn(params, value) = value, from `start`, which has the structure of the value.
 
@@ -93,7 +93,8 @@ def _iterate(map_fn, unravel, x, rtol, max_steps, memory, damping):
 
     def relative(x: Array, residual: Array) -> tuple[Array, Array]:
         """The residual in units of the scale of its leaf, and the norm of that."""
-        scales = jax.tree.map(lambda v: jnp.full_like(v, jnp.max(jnp.abs(v))), unravel(x))
+        largest = jnp.maximum(jnp.abs(x), jnp.abs(residual))
+        scales = jax.tree.map(lambda v: jnp.full_like(v, jnp.max(v)), unravel(largest))
         scale = jnp.maximum(ravel_pytree(scales)[0], jnp.finfo(x.dtype).tiny)
         scaled = residual / scale
         return scaled, jnp.max(jnp.abs(scaled))
