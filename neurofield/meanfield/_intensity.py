@@ -131,8 +131,10 @@ class OwnNoise(eqx.Module):
     spread: tuple[Float[Array, " lag"], ...]
 
 
-def own_noise(theory: Theory, paths: PathState, num_steps: int) -> OwnNoise:
-    """Of paths at time 0."""
+def own_noise(theory: Theory, paths: PathState, num_steps: int) -> OwnNoise | None:
+    """Of paths at time 0, where they transmit expectations."""
+    if not theory.expected or not theory.streams:
+        return None
     response, start, memories, initial, spread = [], [], [], [], []
     for stream, state in zip(theory.streams, paths.streams, strict=True):
         neuron = theory.populations[stream.source].neuron

@@ -86,10 +86,8 @@ def march(
     paths = init_paths(start_key, theory, total, num_worlds if nested else None)
     num_streams, num_fields = len(theory.streams), len(theory.fields)
     sources = jnp.asarray(theory.sources, jnp.int32)
-    noise = table = None
-    if theory.expected:
-        noise = own_noise(theory, paths, max(num_steps, window + block))
-        table = response_table(noise, window, block)
+    noise = own_noise(theory, paths, max(num_steps, window + block))
+    table = None if noise is None else response_table(noise, window, block)
     emitted = _Emitted(
         jnp.zeros((len(theory.populations), total), theory.dtype) if scored else None,
         None if noise is None else jnp.zeros((num_streams, num_steps), theory.dtype),
@@ -217,4 +215,5 @@ def _solve(lower: Array, b: Array, transposed: bool = False) -> Array:
 
 def _joined(blocks: Float[Array, "block row step path"]) -> Float[Array, "row time path"]:
     moved = jnp.moveaxis(blocks, 0, 1)
-    return moved.reshape(moved.shape[0], -1, moved.shape[-1])
+    num_blocks, block = moved.shape[1:3]
+    return moved.reshape(moved.shape[0], num_blocks * block, moved.shape[-1])

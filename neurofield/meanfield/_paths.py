@@ -95,7 +95,8 @@ def stream_input(theory: Theory, state: PathState) -> Float[Array, "stream path"
         stream.kernel.input(own.kernel, theory.dt, stream.level)
         for stream, own in zip(theory.streams, state.streams, strict=True)
     ]
-    return jnp.stack(rows)
+    num_paths = jax.tree.leaves(state.neurons)[0].shape[-1]
+    return jnp.stack(rows) if rows else jnp.zeros((0, num_paths), theory.dtype)
 
 
 def step_paths(
@@ -167,6 +168,8 @@ def field_noise(
         if rank not in rows:
             own = jax.random.fold_in(key, rank)
             rows[rank] = (_even if even else jax.random.normal)(own, shape, theory.dtype)
+    if not ranks:
+        return jnp.zeros((0, *shape), theory.dtype)
     return jnp.stack([rows[rank] for rank in ranks])
 
 

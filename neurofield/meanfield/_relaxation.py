@@ -86,7 +86,7 @@ def _sweep(
     start_key, run_key, noise_key = jax.random.split(key, 3)
     paths = init_paths(start_key, theory, total, num_worlds if nested else None)
     steps = jnp.arange(num_steps, dtype=jnp.int32)
-    noise = own_noise(theory, paths, num_steps) if theory.expected else None
+    noise = own_noise(theory, paths, num_steps)
     means = moments.mean[:, :, None] * moments.mean[:, None, :]
     covariance = theory.input_covariance(moments.second, means)
     diagonal = jnp.diagonal(covariance, axis1=1, axis2=2)

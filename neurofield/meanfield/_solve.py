@@ -212,6 +212,8 @@ def _check(network, theory, method, order, key, num_paths, num_replicas):
             f"num_replicas must lie between 2 and num_paths / 2 = {num_paths // 2}, got "
             f"{num_replicas}: errors come from the spread between replicas."
         )
+    if method == "stationary" and not theory.fields:
+        raise ValueError('neurons without recurrent input: take method="march".')
     if method == "stationary" and depends_on_time(network):
         raise ValueError('the drive depends on time: take method="march".')
     if theory.shared and order == "leading":
@@ -308,14 +310,15 @@ def _two_time_moments(
     mean_x, mean_y = scored_mean(x, score), scored_mean(y, stream_score(theory, score))
     second_x = _two_time(x, cut, score)
     second_y = _two_time(y, cut, stream_score(theory, score))
+    if theory.expected:
+        own = output_noise(theory, x, lags)
+        second_x = second_x + (two_time(own) if cut is None else own)
     if marched.noise is not None:
-        own_x, values = output_noise(theory, x, lags), variances(theory, x)
-        own_x = two_time(own_x) if cut is None else own_x
+        values = variances(theory, x)
         if cut is None:
-            own_y = noise_two_time(marched.noise, values)
+            second_y = second_y + noise_two_time(marched.noise, values)
         else:
-            own_y = noise_by_lag(marched.noise, values, lags)
-        second_x, second_y = second_x + own_x, second_y + own_y
+            second_y = second_y + noise_by_lag(marched.noise, values, lags)
     found = {
         "mean": mean_x,
         "covariance": second_x - _outer(mean_x, cut),
