@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from neurofield._numerics import contract
 
-from ._gaussian import bivariate_normal, newton_step
+from ._gaussian import bivariate_normal, checked, newton_step
 from ._lags import LowPass, at_zero, cosines, series, spectrum
 
 _NUM_NODES = 64
@@ -21,7 +21,7 @@ _LENGTH = 30.0  # of the lags, in time constants
 
 class BinaryEquations(eqx.Module):
     """Weights' statistics `[post, pre]`, constant inputs less the threshold, time constants, the
-    variance of static input, and the sizes of populations."""
+    variances of static input and of input that is drawn at each update, and sizes."""
 
     mean: Float[Array, "population population"]
     vQ: Float[Array, "population population"]
@@ -29,6 +29,7 @@ class BinaryEquations(eqx.Module):
     drive: Float[Array, " population"]
     tau: Float[Array, " population"]
     static: Float[Array, " population"]
+    fresh: Float[Array, " population"]
     sizes: Float[Array, " population"]
 
     def input(self, m: Array, q: Array) -> tuple[Array, Array, Array]:
@@ -36,7 +37,7 @@ class BinaryEquations(eqx.Module):
         fixed = self.static - contract("ab,b->a", self.vM, m**2)
         return (
             self.drive + contract("ab,b->a", self.mean, m),
-            fixed + contract("ab,b->a", self.vQ, m),
+            fixed + self.fresh + contract("ab,b->a", self.vQ, m),
             fixed + contract("ab,b->a", self.vQ, q),
         )
 
@@ -130,23 +131,30 @@ def binary(
     tau: Float[Array, " population"],
     sizes: Float[Array, " population"],
     static: Float[Array, " population"] | None = None,
+    fresh: Float[Array, " population"] | None = None,
     order: str = "leading",
+    throw: bool = True,
 ) -> BinaryState:
     """Binary neurons that become 1 where the input is above threshold, at random times.
 
     `mean`, `vQ`, `vM`: the statistics of the weights, `[post, pre]` (see `BlockStatistics`);
-    `drive`: constant input; `static`: its variance over neurons; `tau`: mean time between updates,
-    s; `sizes`: of the populations. `order="shared"` adds to the variance of the input what the
-    fluctuations of population means give, those of Ginzburg & Sompolinsky (1994). Input must have a
-    variance. Lags in seconds. Differentiable, forward and reverse, once. To about 1e-8 in float64.
+    `drive`: constant input; `static`: its variance over neurons; `fresh`: the variance of normal
+    noise that each update draws; `tau`: mean time between updates, s; `sizes`: of the populations.
+    `order="shared"` adds to the variance of the input what the fluctuations of population means
+    give, those of Ginzburg & Sompolinsky (1994). The input must vary. Lags in seconds.
+    Differentiable, forward and reverse, once. In float64 means are to rounding, covariances of
+    times and populations to about 1e-6.
 
-    Raises `ValueError` for an unknown order. After van Vreeswijk & Sompolinsky (1998).
+    `throw`: raise where no solution was found; else see `residual`. Raises `ValueError` for an
+    unknown order. After van Vreeswijk & Sompolinsky (1998).
     """
     if order not in ("leading", "shared"):
         raise ValueError(f'order must be "leading" or "shared", got {order!r}.')
     static = jnp.zeros_like(tau) if static is None else static
-    equations = BinaryEquations(mean, vQ, vM, drive - threshold, tau, static, sizes)
-    return solve_binary(equations, order == "shared")
+    fresh = jnp.zeros_like(tau) if fresh is None else fresh
+    equations = BinaryEquations(mean, vQ, vM, drive - threshold, tau, static, fresh, sizes)
+    found = solve_binary(equations, order == "shared")
+    return checked(found, "binary") if throw else found
 
 
 @eqx.filter_jit

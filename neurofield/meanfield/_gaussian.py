@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +68,15 @@ def newton_step(residual_fn: Callable[[Array], Array], root: Array) -> tuple[Arr
     residual = residual_fn(root)
     step = jnp.linalg.solve(jacobian, residual) if root.ndim else residual / jacobian
     return root - step, residual
+
+
+def checked(found: Any, name: str) -> Any:
+    """A closed form, or an error where its `residual` says that it is none."""
+    tolerance = 1e4 * float(jnp.finfo(found.residual.dtype).eps)
+    return eqx.error_if(
+        found,
+        ~(found.residual <= tolerance),
+        f"meanfield.{name} found no stationary state: activity runs away, or there is none on the "
+        "branch that grows from weak coupling. Lower the weights, or take throw=False and look at "
+        "`residual`.",
+    )

@@ -5,8 +5,6 @@ The covariance of the voltages obeys (1 - tau^2 d^2/dlag^2) C_a = sum_b v_ab <y_
 solved on Legendre nodes of the lag by Newton's method, along a path of growing coupling.
 """
 
-import math
-
 from collections.abc import Callable
 
 import equinox as eqx
@@ -16,20 +14,21 @@ from jaxtyping import Array, Float
 
 from neurofield._numerics import contract
 
-from ._gaussian import bivariate_normal, newton_step
-from ._lags import LowPass, at_zero, lags, series
+from ._gaussian import bivariate_normal, checked, newton_step
+from ._lags import LowPass, at_zero, series
 
 _NUM_NODES = 56
 _LENGTH = 30.0  # of the lags, in time constants
 _NUM_STEPS = 8  # of the coupling
-_OUTPUTS = ("erf", "exponential", "rate")
+_OUTPUTS = ("erf", "exponential", "rate", "linear")
 
 
 class Nonlinearity(eqx.Module):
     """An output y of a voltage, with E[y] and E[y y'] in closed form.
 
     `kind`: "erf", height Phi((V - threshold) / width); "exponential", height exp((V - threshold) /
-    width); "rate", height erf((V - threshold) / (width sqrt 2)), which takes both signs.
+    width); "rate", height erf((V - threshold) / (width sqrt 2)), which takes both signs; "linear",
+    height (V - threshold) / width.
     """
 
     height: Float[Array, " population"]
@@ -46,6 +45,8 @@ class Nonlinearity(eqx.Module):
         if self.kind == "exponential":
             x = (mean - self.threshold) / self.width + variance / (2 * self.width**2)
             return self.height * jnp.exp(x)
+        if self.kind == "linear":
+            return self.height * (mean - self.threshold) / self.width
         up = jax.scipy.special.ndtr(-self._distance(mean, variance))
         return self.height * (2 * up - 1 if self.kind == "rate" else up)
 
@@ -54,6 +55,9 @@ class Nonlinearity(eqx.Module):
         if self.kind == "exponential":
             x = covariance / (self.width**2)[:, None]
             return (self.mean(mean, variance) ** 2)[:, None] * jnp.exp(x)
+        if self.kind == "linear":
+            slope = (self.height / self.width)[:, None]
+            return (self.mean(mean, variance) ** 2)[:, None] + slope**2 * covariance
         a = self._distance(mean, variance)
         rho = covariance / (self.width**2 + variance)[:, None]
         wide = jnp.broadcast_to(a[:, None], rho.shape)
@@ -240,6 +244,7 @@ def escape(
     hazard: str = "erf",
     white: Float[Array, " population"] | None = None,
     static: Float[Array, " population"] | None = None,
+    throw: bool = True,
 ) -> Integrators:
     """Escape-rate neurons without reset, coupled by delta synapses: rates and covariances.
 
@@ -249,14 +254,15 @@ def escape(
     `drive`: mV; `white`: density of private white noise in the drive (mV^2 s), `static`: its
     variance over neurons (mV^2). Lags in seconds. To about 1e-9 in float64.
 
-    The state is the one that grows from the uncoupled network as the coupling is turned on; check
-    `residual`. Raises `ValueError` for an unknown hazard. After van Meegen & van Albada (2021).
+    The state is the one that grows from the uncoupled network as the coupling is turned on.
+    `throw`: raise where there is none; else see `residual`. Raises `ValueError` for an unknown
+    hazard. After van Meegen & van Albada (2021).
     """
     if hazard not in ("erf", "exponential"):
         raise ValueError(f'hazard={hazard!r} has no closed form: give "erf" or "exponential".')
     zero = jnp.zeros_like(tau)
     filtered = (tau**2)[:, None] * vQ
-    return _solve(
+    found = _solve(
         Equations(
             output=Nonlinearity(rate, threshold, width, hazard),
             tau=tau,
@@ -269,6 +275,7 @@ def escape(
             static=zero if static is None else static,
         )
     )
+    return checked(found, "escape") if throw else found
 
 
 _solve = eqx.filter_jit(integrators)

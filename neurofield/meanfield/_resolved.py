@@ -35,7 +35,7 @@ def resolved_covariance(
 def ornstein_uhlenbeck_covariance(
     weights: Float[Array, "neuron neuron"], sigma2: Float[Array, " neuron"]
 ) -> Float[Array, "neuron neuron"]:
-    """Covariance of x at equal times in x' = -x + J x + xi, <xi_i xi_i'> = 2 sigma2_i delta(t - t').
+    """Covariance at equal times of x' = -x + J x + xi, <xi_i xi_i'> = 2 sigma2_i delta(t - t').
 
     `weights`: J[post, pre]; time in units of the time constant. Solves Lyapunov's equation by
     doubling (Smith 1968), which sums exponentially many terms: time scales up to 1e5 in 22 products

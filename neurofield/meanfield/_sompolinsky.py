@@ -6,6 +6,7 @@ normals of variance c(0) and covariance c. With y = log(c(0) / c) the conservati
 """
 
 import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -269,8 +270,9 @@ def _tables(c0: Array, phi: str) -> tuple[Array, Array]:
         total = scale * jnp.cos(turn)[:, None, None] * z[None, :, None]
         apart = scale * jnp.sin(turn)[:, None, None] * z[None, None, :]
         x, y = jnp.tanh(total + apart), jnp.tanh(total - apart)
-        ratio = contract("cij,i,j->c", x * y, w, w) / (c0 * rho)
-        slope = contract("cij,i,j->c", (1 - x**2) * (1 - y**2), w, w)
+        weight = (w[:, None] * w[None, :])[None]
+        ratio = jnp.sum(weight * x * y, (1, 2)) / (c0 * rho)
+        slope = jnp.sum(weight * (1 - x**2) * (1 - y**2), (1, 2))
     return contract("nc,c->n", matrix, ratio), contract("nc,c->n", matrix, slope)
 
 
@@ -362,7 +364,7 @@ def _ground_state(well: Array, floor: Array, length: Array) -> Array:
         return jnp.maximum(k - value / slope, 0)
 
     start = jnp.sqrt(jnp.maximum(jnp.max(fixed[0] - fixed[1]), 0))
-    k = jax.lax.fori_loop(0, 12, improve, start)
+    k = jax.lax.fori_loop(0, 8, improve, start)
     value, slope = excess(k, well, floor)
     return jnp.maximum(k - value / slope, 0)
 
