@@ -16,6 +16,10 @@ from ._score import step_scores, windowed
 from ._theory import Theory
 
 
+# Sweeps with the means left free, before the iteration.
+_STARTS = 3
+
+
 class Moments(eqx.Module):
     """Moments of what the streams transmit, over neurons and time.
 
@@ -75,21 +79,44 @@ def field_law(theory: Theory, moments: Moments) -> Fields:
 
 
 def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Moments:
-    """Where the iteration starts: the variance of what neurons transmit at time 0, decaying."""
-    y = stream_input(theory, init_paths(key, theory, sampling.num_paths * sampling.num_worlds))
+    """Where the iteration starts.
+
+    First the variance of what neurons transmit at time 0, decaying; then what paths do whose means
+    act on them as they go, so that a balanced network comes to rest as it does in time.
+    """
+    paths = init_paths(key, theory, sampling.num_paths * sampling.num_worlds)
+    y = stream_input(theory, paths)
     mean = jnp.mean(y, axis=1)
     lag = jnp.arange(sampling.num_lags, dtype=theory.dtype) / (sampling.num_lags / 8)
     decay = jnp.exp(-lag)
-    return Moments(mean, (mean**2)[:, None] + jnp.var(y, axis=1)[:, None] * decay[None], mean**2)
+    spread = jnp.var(y, axis=1)
+    if theory.expected:
+        # Without the noise around expectations, states could start frozen and stay so.
+        values = [
+            p.neuron.initial_output(n) for p, n in zip(paths.members, paths.neurons, strict=True)
+        ]
+        spread = spread + variances(theory, jnp.stack(values).astype(theory.dtype))
+    moments = Moments(mean, (mean**2)[:, None] + spread[:, None] * decay[None], mean**2)
+    for _ in range(_STARTS):
+        sampled = sample(key, theory, field_law(theory, moments), sampling, closed=True)
+        moments = stream_moments(theory, sampled, sampling)
+    return jax.lax.stop_gradient(moments)
 
 
-def sample(key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling) -> Sampled:
-    """Draw fields of the given law, and the paths of neurons that they drive."""
+def sample(
+    key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling, closed: bool = False
+) -> Sampled:
+    """Draw fields of the given law, and the paths of neurons that they drive.
+
+    `closed`: whether the means of the fields are those of the paths as they go, not of the law.
+    """
     total = sampling.num_paths * sampling.num_worlds
     num = sampling.num_warm + sampling.num_steps
     field_key = jax.random.split(key, 3)[2]
     h, clipped = draw_fields(field_key, theory, law, num, total, sampling.nested)
-    x, intensity, inputs, y, score = drive_paths(key, theory, law.mean, h, sampling)
+    x, intensity, inputs, y, score = drive_paths(
+        key, theory, None if closed else law.mean, h, sampling
+    )
     first = sampling.num_warm
     if score is not None:
         score = windowed(score, sampling.num_lags)[first:]
@@ -100,11 +127,14 @@ def sample(key: PRNGKeyArray, theory: Theory, law: Fields, sampling: Sampling) -
 def drive_paths(
     key: PRNGKeyArray,
     theory: Theory,
-    mean: Float[Array, "field"],
+    mean: Float[Array, "field"] | None,
     h: Float[Array, "time field path"],
     sampling: Sampling,
 ) -> tuple[Array, Array, Array, Array, Array | None]:
-    """Outputs, intensities, inputs, streams and scores of paths driven by the fields mean + h."""
+    """Outputs, intensities, inputs, streams and scores of paths driven by the fields mean + h.
+
+    Without a `mean` it is that of the paths, as they go.
+    """
     start_key, run_key, _ = jax.random.split(key, 3)
     total = sampling.num_paths * sampling.num_worlds
     worlds = sampling.num_worlds if sampling.nested else None
@@ -114,7 +144,8 @@ def drive_paths(
     def go(paths, now):
         step, h = now
         y = stream_input(theory, paths)
-        fields = mean[:, None] + h
+        now_mean = theory.input_mean(jnp.mean(y, axis=1)) if mean is None else mean
+        fields = now_mean[:, None] + h
         if sampling.nested:
             fields = fields + world_input(theory, y, sampling.num_worlds)
         paths, output = step_paths(run_key, theory, paths, step, fields, sampling.nested)
