@@ -171,9 +171,7 @@ def _rows(found: Observables, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
     labels += [
         f"covariance {n}, {1e3 * lag * found.bin_width:g} ms" for n in names for lag in found.lags
     ]
-    labels += [
-        f"population covariance {a} {b}" for i, a in enumerate(names) for b in names[i:]
-    ]
+    labels += [f"population covariance {a} {b}" for i, a in enumerate(names) for b in names[i:]]
     values = flat(found)
     return values, flat(found.error) if found.error else np.zeros_like(values), tuple(labels)
 

@@ -51,7 +51,7 @@ class _Block(eqx.Module):
     y: Float[Array, "stream block path"]
     mean: Float[Array, "stream block"]
     z: Float[Array, "field block path"]
-    covariance: Float[Array, "field block window+block"]
+    covariance: Float[Array, "field block earlier"]
     cross: Float[Array, "field block window"]  # rows of the factor against the window
     factor: Float[Array, "field block block"]
 

@@ -133,7 +133,7 @@ def measure_observables(
 
 
 def observe(
-    rows: Sequence[Float[Array, "neuron bin"]],
+    rows: Sequence[Float[Array, "_ bin"]],
     width: float,
     lags: tuple[int, ...],
     rates: Sequence[bool] | None = None,
@@ -171,7 +171,9 @@ def _jackknife(parts: list[Array]) -> Array:
     """The standard error from estimates that each leave one part of equal size out."""
     values = jnp.stack(parts)
     count = len(parts)
-    return jnp.sqrt((count - 1) / count * jnp.sum((values - jnp.mean(values, axis=0)[None]) ** 2, 0))
+    return jnp.sqrt(
+        (count - 1) / count * jnp.sum((values - jnp.mean(values, axis=0)[None]) ** 2, 0)
+    )
 
 
 def _lags(lags: Sequence[int], available: int) -> tuple[int, ...]:

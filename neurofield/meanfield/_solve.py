@@ -1,5 +1,6 @@
 """`solve`: the mean-field equations of a network, by the method that fits it."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from neurofield._numerics import all_finite, contract
 from neurofield._results import RESULTS, choose
 from neurofield.network import Network, check_network
 
+from ._analytic import analytic, diffusion
+from ._diagnostics import measure_diagnostics
 from ._fixed_point import fixed_point
 from ._intensity import (
     noise_by_lag,
@@ -38,7 +41,7 @@ from ._stationary import (
 )
 from ._theory import Theory, build_theory, depends_on_time
 
-_METHODS = ("march", "relaxation", "stationary")
+_METHODS = ("analytic", "diffusion", "march", "relaxation", "stationary")
 _ORDERS = ("leading", "shared", "nested")
 
 
@@ -77,7 +80,16 @@ def solve(
       lags of `max_lag` (a fifth), beyond half of which the field's correlations are tapered to
       their limit.
 
-    By default `"march"` where the drive depends on time, else `"stationary"`.
+    - `"analytic"`: closed forms in continuous time, on the lags of the grid: one population of
+      `Rate` units with "tanh" or "erf" and no mean input, "erf" or linear units (the identity as
+      `phi`) with white noise, `EscapeLIF(resets=False)` with the hazard "erf" or "exponential" and
+      jumps, `Binary` units with sharp thresholds or Gaussian noise. Needs no key.
+    - `"diffusion"`: rates of `LIF` neurons as if their input were white (`lif_network`; Siegert
+      1951, Brunel 2000), spike trains being Poisson. Recurrent input is not white in truth: of the
+      network of Brunel (2000) the rate is 2 %, the variability 60 % too high.
+
+    By default `"march"` where the drive depends on time, `"analytic"` at leading order where there
+    is a closed form, else `"stationary"`.
 
     **Orders**
 
@@ -122,6 +134,16 @@ def solve(
     """
     network = check_network(network, dt)
     theory = with_gradient(build_theory(network, dt), gradient, order == "nested")
+    closed = None
+    if method in (None, "analytic", "diffusion") and order == "leading":
+        num_lags = _num_lags(duration, dt, max_lag)
+        if method == "diffusion":
+            closed = diffusion(network, theory, num_lags)
+        elif not depends_on_time(network):
+            closed = analytic(theory, num_lags)
+        if closed is not None:
+            method = "diffusion" if method == "diffusion" else "analytic"
+            return _closed_solution(network, theory, closed, method, throw)
     if method is None:
         method = "march" if depends_on_time(network) else "stationary"
     _check(network, theory, method, order, key, num_paths, num_replicas)
@@ -152,7 +174,7 @@ def solve(
             stats = {"error": error, "num_sweeps": sweeps}
     else:
         num_warm = _whole("warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True)
-        num_lags = _whole("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
+        num_lags = _num_lags(duration, dt, max_lag)
         if not 2 <= num_lags <= num_steps // 2:
             raise ValueError(
                 f"max_lag = {num_lags * dt:.6g} s must lie between two steps and half of duration "
@@ -192,7 +214,16 @@ def solve(
         **{"max_lag": max_lag, "window": window, "rtol": rtol, "max_steps": max_steps},
         **{"damping": damping, "response": response, "jitter": jitter, "gradient": gradient},
     }
-    return _solution(network, theory, found, moments, result, stats, settings)
+    solution = _solution(network, theory, found, moments, result, stats, settings)
+    if method == "stationary":
+        plain = Sampling(num_steps, num_warm, num_lags, per_replica)
+        diagnostics = measure_diagnostics(keys, theory, network, found, plain)
+        solution = eqx.tree_at(lambda s: s.diagnostics, solution, diagnostics, is_leaf=_is_none)
+    return solution
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def _settled(error: Array, rtol: float) -> RESULTS:
@@ -203,6 +234,11 @@ def _settled(error: Array, rtol: float) -> RESULTS:
 def _check(network, theory, method, order, key, num_paths, num_replicas):
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is not one of {_METHODS}.")
+    if method in ("analytic", "diffusion"):
+        raise ValueError(
+            f"method={method!r} does not cover this network or order={order!r} (see `solve`): take "
+            '"stationary" or "march".'
+        )
     if order not in _ORDERS:
         raise ValueError(f"order={order!r} is not one of {_ORDERS}.")
     if key is None:
@@ -223,6 +259,26 @@ def _check(network, theory, method, order, key, num_paths, num_replicas):
         )
     if method != "stationary" and order == "shared":
         raise ValueError('order="shared" is for stationary states: take order="nested".')
+
+
+def _num_lags(duration: float, dt: float, max_lag: float | None) -> int:
+    return _whole("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
+
+
+def _closed_solution(network, theory, closed, method: str, throw: bool) -> Solution:
+    found, result = closed
+    if throw:
+        found = eqx.error_if(
+            found,
+            result != RESULTS.successful,
+            f"meanfield.solve: method {method!r} found no stable solution of its equations: take "
+            'method="stationary" or "march", or throw=False and look at `result`.',
+        )
+    settings = {"method": method, "order": "leading"}
+    solution = _solution(network, theory, found, None, result, {}, settings)
+    # Nothing was drawn: there are no groups to have a spread.
+    errors = [name for name in vars(solution) if name.endswith("_error")] + ["replicas"]
+    return dataclasses.replace(solution, **dict.fromkeys(errors), gradient="implicit")
 
 
 def _whole(name: str, value: float, dt: float, rounded: bool = False) -> int:
@@ -451,7 +507,7 @@ def _solution(
     num = found["mean"].shape[0]
     mean = {name: jnp.mean(x, axis=0) for name, x in found.items()}
     error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(num) for name, x in found.items()}
-    stationary = method == "stationary"
+    stationary = method in ("analytic", "diffusion", "stationary")
     length = found["covariance"].shape[2] if stationary else found["mean"].shape[2]
     time = (jnp.arange(length, dtype=theory.dtype) + (0 if stationary else 1)) * theory.dt
     return Solution(

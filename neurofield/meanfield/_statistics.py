@@ -148,9 +148,7 @@ def binned_covariance(
     both = jnp.concatenate([before, covariance], axis=-1)
     shift = np.arange(1 - steps, steps)
     place = np.arange(num_bins)[:, None] * steps + shift[None] + before.shape[-1]
-    overlap = np.stack(
-        [np.stack([np.correlate(p, q, "full") for q in filters]) for p in filters]
-    )
+    overlap = np.stack([np.stack([np.correlate(p, q, "full") for q in filters]) for p in filters])
     return contract("pqbs,pqs->pqb", both[..., place], jnp.asarray(overlap, both.dtype))
 
 
