@@ -109,7 +109,7 @@ def still_fields(theory: Theory) -> tuple[int, ...]:
 
 
 def regressors(theory: Theory, law: Fields, sampled: Sampled) -> Float[Array, "time field path"]:
-    """The Gaussian input of each field's channel, less its mean.
+    """The Gaussian input of each field's channel.
 
     That is the field, and the private noise with it where that is Gaussian too: the response to
     both is the same, and the more the input moves the better it is seen.
@@ -119,7 +119,7 @@ def regressors(theory: Theory, law: Fields, sampled: Sampled) -> Float[Array, "t
         gaussian = all(_is_gaussian(source) for source in _sources(theory, p, channel))
         rows.append(sampled.inputs[:, f] if gaussian else sampled.h[:, f] + law.mean[f])
     h = jnp.stack(rows, axis=1)
-    return h - jnp.mean(h, axis=(0, 2))[None, :, None]
+    return h
 
 
 def regress(
@@ -128,8 +128,10 @@ def regress(
     """Least squares of x(t) on h(t), h(t - 1), ..., as a filter that grows smoother with its lag.
 
     The filter is linear between nodes, which are every lag at first and 5 % of the lag apart later;
-    it is zero from lag `num_lags` on.
+    it is zero from lag `num_lags` on. Each path is taken about its own means: what differs between
+    neurons for good would be noise here.
     """
+    x, h = x - jnp.mean(x, axis=0)[None], h - jnp.mean(h, axis=0)[None]
     basis = jnp.asarray(_hats(num_lags), x.dtype)
     gram, cross = _normal_equations(x, h, num_lags)
     gram = contract("lk,rlm,mn->rkn", basis, gram, basis)
@@ -181,6 +183,7 @@ def causality_scores(
     The innovation is what the past of h does not predict; a causal neuron cannot know it. Over
     paths, which are independent. Among n scores the largest is about sqrt(2 log n) by chance.
     """
+    h = h - jnp.mean(h, axis=(0, 2))[None, :, None]
     gram, cross = _normal_equations(
         jnp.roll(h, -1, axis=0).at[-1].set(0), h, num_lags
     )  # of h(t + 1) on h(t), ...
@@ -233,8 +236,8 @@ def _variance_response(kind: str, x: Array, h: Array, num_lags: int) -> Array:
     if kind == "binary":
         # A memoryless use of the input: E[x (h^2 - C)] = sum of dE[x]/dC_uu times 2 C(u - s)^2,
         # which is what least squares on the squares solves.
-        squares = h**2
-        return regress(x, squares - jnp.mean(squares), num_lags)[0]
+        return regress(x, (h - jnp.mean(h)) ** 2, num_lags)[0]
+    x, h = x - jnp.mean(x, axis=0)[None], h - jnp.mean(h, axis=0)[None]
     # E[x (u u^T - C^-1)] = E[d^2 x / dh dh], of which half the diagonal is wanted; u = C^-1 h.
     reach = min(num_lags, 48)
     gram, _ = _normal_equations(h, h, 2 * reach + 1)
@@ -249,7 +252,6 @@ def _variance_response(kind: str, x: Array, h: Array, num_lags: int) -> Array:
     u = u[2 * reach : h.shape[0]]  # u(t) for t from reach on
     x = x[reach : h.shape[0] - reach]
     squares = u**2 - jnp.mean(u**2)
-    x = x - jnp.mean(x)
     n = x.shape[0] + num_lags
     product = _times(jnp.fft.rfft(x, n=n, axis=0), jnp.conj(jnp.fft.rfft(squares, n=n, axis=0)))
     sums = jnp.fft.irfft(jnp.sum(product, axis=(1, 2)), n=n)[:num_lags]
@@ -263,7 +265,6 @@ def _normal_equations(x: Array, h: Array, num_lags: int) -> tuple[Array, Array]:
     """Sums over t >= num_lags and paths of h(t - i) h(t - j) and of x(t) h(t - i)."""
     num_steps = h.shape[0]
     late = (jnp.arange(num_steps, dtype=jnp.int32) >= num_lags).astype(h.dtype)[:, None, None]
-    x = x - jnp.mean(x, axis=(0, 2))[None, :, None]
     length = 2 * (-(-(num_steps + num_lags) // 2))
     modes = jnp.conj(jnp.fft.rfft(h, n=length, axis=0))
 

@@ -52,10 +52,8 @@ def stability(solution: Solution) -> Stability:
     """
     _response(solution)
     theory = build_theory(solution.network, solution.dt)
-    dt = theory.dt
-    responses = Responses(
-        solution.response * dt, solution.variance_response, solution.stream_response
-    )
+    kinds = (solution.response, solution.variance_response, solution.stream_response)
+    responses = Responses(*(None if x is None else x * theory.dt for x in kinds))
     assert solution.moments is not None
     return nyquist(theory, responses, jnp.mean(solution.moments.mean, axis=0))
 
