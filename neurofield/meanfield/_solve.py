@@ -133,7 +133,7 @@ def solve(
     After Sompolinsky, Crisanti & Sommers (1988), van Meegen & van Albada (2021).
     """
     network = check_network(network, dt)
-    theory = with_gradient(build_theory(network, dt), gradient, order == "nested")
+    theory = build_theory(network, dt)
     closed = None
     if method in (None, "analytic", "diffusion") and order == "leading":
         num_lags = _num_lags(duration, dt, max_lag)
@@ -144,6 +144,7 @@ def solve(
         if closed is not None:
             method = "diffusion" if method == "diffusion" else "analytic"
             return _closed_solution(network, theory, closed, method, throw)
+    theory = with_gradient(theory, gradient, order == "nested")
     if method is None:
         method = "march" if depends_on_time(network) else "stationary"
     _check(network, theory, method, order, key, num_paths, num_replicas)
