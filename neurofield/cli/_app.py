@@ -278,6 +278,88 @@ def markov(
 
 
 @app.command
+def meanfield(
+    config: str | None = None,
+    /,
+    *,
+    list_: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    check: Annotated[bool, _flag] = False,
+    duration: float | None = None,
+    dt: float | None = None,
+    method: str | None = None,
+    order: str | None = None,
+    num_paths: int | None = None,
+    seed: int | None = None,
+    device: Device | None = None,
+    x64: bool | None = None,
+    out: Path | None = None,
+    overwrite: Annotated[bool, _flag] = False,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Predict means and covariances of a network that a TOML file describes.
+
+    Solves the self-consistent equations of single neurons in Gaussian inputs; writes the resolved
+    configuration, the solution and a figure to a folder, and prints a table. Options win over the
+    file.
+
+    Parameters
+    ----------
+    config
+        A TOML file, or the name of a configuration that ships with the package (--list).
+    list_
+        Name the configurations that ship with the package.
+    check
+        Simulate the network too, and report what disagrees.
+    duration
+        Seconds of the paths that are drawn, or of the course.
+    dt
+        Step in seconds.
+    method
+        stationary, march or relaxation; chosen from the network by default.
+    order
+        leading, shared or nested: whether and how finite sizes are followed.
+    num_paths
+        Neurons drawn of each population.
+    seed
+        Seed of the paths, and of the simulations.
+    device
+        Where to compute; JAX's first choice by default.
+    x64
+        Compute in float64, the default.
+    out
+        Folder for the results; by default neurofield-out/<name of the configuration>.
+    overwrite
+        Write into a folder that holds an earlier run.
+    json
+        Print one JSON object instead of the table.
+    quiet
+        No progress.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._meanfield import list_configs, run_meanfield
+
+    if list_:
+        return list_configs(json=json)
+    if config is None:
+        raise ValueError("meanfield needs a TOML file or a name; --list tells the names.")
+    overrides = {
+        "duration": duration,
+        "dt": dt,
+        "method": method,
+        "order": order,
+        "num_paths": num_paths,
+        "seed": seed,
+        "device": device,
+        "x64": x64,
+    }
+    log = Log(quiet=quiet, verbose=verbose)
+    return run_meanfield(config, overrides, check, out, overwrite=overwrite, json=json, log=log)
+
+
+@app.command
 def doctor(*, json: Json = False, verbose: Verbose = False) -> int:
     """Check the installation: versions, devices, precision, compilation cache, one known number.
 
