@@ -29,7 +29,7 @@ from neurofield.network import (
 from ._stationary import Fields, Sampled, Sampling, draw_fields, drive_paths, sample
 from ._theory import Theory
 
-# Standard deviation of a probe, as a share of the input's mean and spread.
+# Standard deviation of a probe, as a share of the input's root mean square.
 _PROBE = 0.2
 
 
@@ -81,7 +81,7 @@ def measure_responses(
             rows.append(regress(target, h, num_lags) * own[:, None])
         stream = jnp.stack(rows)
     variance = None
-    if any(carries_variance(one) for one in theory.streams):
+    if any(carries_variance(one) and kinds[one.source] != "rate" for one in theory.streams):
         variance = jnp.stack(
             [
                 _variance_response(kinds[p], x[:, f], h[:, f], num_lags)
@@ -313,7 +313,7 @@ def _hats(num_lags: int) -> np.ndarray:
 
 
 def _probed(theory: Theory, law: Fields, sampled: Sampled, probes: tuple[int, ...]) -> Fields:
-    size = jnp.abs(law.mean) + jnp.std(sampled.inputs, axis=(0, 2))
+    size = jnp.sqrt(jnp.mean(sampled.inputs**2, axis=(0, 2)))
     chosen = jnp.asarray([f in probes for f in range(len(theory.fields))], law.mean.dtype)
     extra = chosen * (_PROBE * size) ** 2
     covariance = law.covariance.at[:, 0].add(extra)

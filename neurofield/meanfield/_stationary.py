@@ -15,7 +15,6 @@ from ._paths import field_noise, init_paths, step_paths, stream_input, world_inp
 from ._score import step_scores, windowed
 from ._theory import Theory
 
-
 # Sweeps with the means left free, before the iteration.
 _STARTS = 3
 
@@ -97,10 +96,16 @@ def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Mome
         ]
         spread = spread + variances(theory, jnp.stack(values).astype(theory.dtype))
     moments = Moments(mean, (mean**2)[:, None] + spread[:, None] * decay[None], mean**2)
-    for _ in range(_STARTS):
+
+    def go(_, moments):
         sampled = sample(key, theory, field_law(theory, moments), sampling, closed=True)
-        moments = stream_moments(theory, sampled, sampling)
-    return jax.lax.stop_gradient(moments)
+        return stream_moments(theory, sampled, sampling)
+
+    # Nothing depends on the start but the time it takes.
+    dynamic, static = eqx.partition(theory, eqx.is_inexact_array)
+    theory = eqx.combine(jax.lax.stop_gradient(dynamic), static)
+    moments = jax.lax.stop_gradient(moments)
+    return jax.lax.fori_loop(0, _STARTS, go, moments)
 
 
 def sample(
