@@ -134,9 +134,10 @@ def march(
         weights = _solve(lower, cross, transposed=True)
         h = contract("fw,fwm->fm", weights, past.h) + contract("fb,fbm->fm", inner, now.z)
         h = h + pivot[:, None] * z
-        fields = theory.input_mean(mean_y)[:, None] + h
         if nested:
-            fields = fields + world_input(theory, y, num_worlds)
+            fields = h + world_input(theory, y, num_worlds)
+        else:
+            fields = h + theory.input_mean(mean_y)[:, None]
         place = jnp.where(jnp.arange(block, dtype=jnp.int32) == j, 1, 0).astype(theory.dtype)
         row = inner + pivot[:, None] * place[None]
         now = _Block(

@@ -184,7 +184,7 @@ def _even(key: PRNGKeyArray, shape: tuple[int, ...], dtype) -> Array:
 def world_input(
     theory: Theory, y: Float[Array, "stream path"], num_worlds: int
 ) -> Float[Array, "field path"]:
-    """What the fluctuations of the population means of each world add to its paths.
+    """The mean input of each path, from the population means of its own world.
 
     A world is as many neurons as the largest population; smaller ones have their mean over the
     first of its paths, as many as they have neurons: so it fluctuates as of one finite network.
@@ -194,9 +194,7 @@ def world_input(
         jnp.mean(worlds[i, :, : theory.sizes[source]], axis=1)
         for i, source in enumerate(theory.sources)
     ]
-    fluctuation = jnp.stack(means) - jnp.mean(y, axis=1)[:, None]
-    felt = theory.input_mean(fluctuation)
-    return jnp.repeat(felt, worlds.shape[2], axis=1)
+    return jnp.repeat(theory.input_mean(jnp.stack(means)), worlds.shape[2], axis=1)
 
 
 def _step_shared(keys, theory: Theory, states: tuple, step: Array, fields: Array):

@@ -103,9 +103,7 @@ def _sweep(
         paths, score = carry
         step, h, m = now
         y = stream_input(theory, paths)
-        fields = m[:, None] + h
-        if nested:
-            fields = fields + world_input(theory, y, num_worlds)
+        fields = h + (world_input(theory, y, num_worlds) if nested else m[:, None])
         paths, output = step_paths(run_key, theory, paths, step, fields, nested)
         if score is not None:
             score = score + step_scores(theory, output)

@@ -149,10 +149,11 @@ def drive_paths(
     def go(paths, now):
         step, h = now
         y = stream_input(theory, paths)
-        now_mean = theory.input_mean(jnp.mean(y, axis=1)) if mean is None else mean
-        fields = now_mean[:, None] + h
         if sampling.nested:
-            fields = fields + world_input(theory, y, sampling.num_worlds)
+            fields = h + world_input(theory, y, sampling.num_worlds)
+        else:
+            now_mean = theory.input_mean(jnp.mean(y, axis=1)) if mean is None else mean
+            fields = h + now_mean[:, None]
         paths, output = step_paths(run_key, theory, paths, step, fields, sampling.nested)
         pairs = zip(output.values, output.intensities, strict=True)
         intensity = jnp.stack([x if i is None else i.astype(x.dtype) for x, i in pairs])
