@@ -63,7 +63,7 @@ def run_meanfield(
         arguments = {**tasks["meanfield"], "network": net, "key": solve_key}
         solution = jax.block_until_ready(_said(meanfield.solve, arguments, place))
         solved = time.perf_counter() - begin
-        rows, files = _rows(solution), {}
+        rows, files, found = _rows(solution), {}, None
         if "check" in tasks:
             log.step("simulating the network")
             arguments = {**tasks["check"], "solution": solution, "key": check_key}
@@ -94,7 +94,7 @@ def run_meanfield(
         "order": solution.order,
         "populations": rows,
         "diagnostics": _diagnosed(solution),
-        "check": _checked(found) if "check" in tasks else None,
+        "check": None if found is None else _checked(found),
         "files": sorted(written),
         "seconds_solving": round(solved, 2),
         "seconds": round(time.perf_counter() - begin, 2),
@@ -104,7 +104,7 @@ def run_meanfield(
     # Last: a folder with a summary is that of a complete run.
     text = json_.dumps(summary, indent=2, allow_nan=False) + "\n"
     atomic_write(out / SUMMARY, text, overwrite=overwrite)
-    return _report(summary, str(found) if "check" in tasks else None, json)
+    return _report(summary, None if found is None else str(found), json)
 
 
 def _said(fn: Any, arguments: dict[str, Any], place: str) -> Any:

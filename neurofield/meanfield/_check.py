@@ -26,7 +26,7 @@ class Check(eqx.Module):
       spread between networks and between the solution's groups of paths.
     - `z`: `[row]`, the normal deviate as improbable as Welch's t of the difference, which has few
       degrees of freedom where there are few networks.
-    - `num_networks`, `duration`: of the simulations (static).
+    - `num_networks`, `duration`: of the simulations (static); `source`: what was compared with.
     """
 
     predicted: Float[np.ndarray, " row"]
@@ -36,6 +36,7 @@ class Check(eqx.Module):
     quantity: tuple[str, ...] = eqx.field(static=True)
     num_networks: int = eqx.field(static=True)
     duration: float = eqx.field(static=True)
+    source: str = eqx.field(static=True)
 
     @property
     def disagreements(self) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ class Check(eqx.Module):
         ]
         found = len(self.disagreements)
         end = (
-            f"{self.num_networks} networks of {self.duration:g} s; "
+            f"{self.source}; "
             f"{found or 'nothing'} beyond {_LIMIT:g} standard errors{' (*)' if found else ''}."
         )
         return "\n".join([head, *rows, end])
@@ -92,6 +93,7 @@ def check(
         raise ValueError(f"errors are from the spread of two networks or more, got {num_networks}.")
     dt, last = solution.dt, float(solution.time[-1])
     width = max(1e-3, dt) if bin_width is None else float(bin_width)
+    places = np.zeros(0, int)
     if solution.stationary:
         span = max(round((10 * last if duration is None else duration) / width), 1) * width
         lead = round((last if warm_up is None else warm_up) / width) * width
@@ -150,7 +152,8 @@ def _compared(predicted, spread, names, networks, num_groups: int, duration: flo
     finite = np.isfinite(freedom)
     tail[finite] = stats.t.logsf(np.abs(t[finite]), freedom[finite])
     z = np.sign(t) * _deviate(tail, np.abs(t))
-    return Check(predicted, simulated, error, z, names, count, float(duration))
+    source = f"{count} networks of {duration:g} s"
+    return Check(predicted, simulated, error, z, names, count, float(duration), source)
 
 
 def _deviate(log_tail: np.ndarray, size: np.ndarray) -> np.ndarray:

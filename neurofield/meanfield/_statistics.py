@@ -116,7 +116,7 @@ def with_errors(
         for name in ("mean", "covariance", "quenched", "population_covariance")
         if getattr(solution, name) is not None
     }
-    if solution.replicas is None:
+    if solution.replicas is None or solution.mean_error is None:
         return fn(found), None
     groups = {name: solution.replicas.get(name) for name in found}
     constant = {name: found[name] for name, x in groups.items() if x is None}

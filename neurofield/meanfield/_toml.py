@@ -67,7 +67,9 @@ def from_config(
     wanted = tables.pop("check", None)
     times = {key: own[key] for key in ("duration", "dt") if key in own}
     simulation = as_table(tables.get("simulation", {}), f"{place} [simulation]")
-    net, settings = network.from_config(tables | {"simulation": {**times, **simulation}}, name=place)
+    net, settings = network.from_config(
+        tables | {"simulation": {**times, **simulation}}, name=place
+    )
     check_keys(own, (*_arguments(solve), *_COMMAND), f"{place} [meanfield]", "solve")
     tasks = {"meanfield": {key: x for key, x in own.items() if key not in _COMMAND}}
     tasks["meanfield"].setdefault("dt", settings["dt"])
