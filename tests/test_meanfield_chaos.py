@@ -69,7 +69,9 @@ def test_two_copies_part_as_in_networks(independent):
     g, dt, size, num_steps, kick = 2.0, 0.25, 400, 40, 0.2
     density = 0.25 if independent else None
     net = random_network(g, density=density)
-    solution = stationary(net, 20.0, dt, 64, 4.0)
+    solution = meanfield.solve(
+        net, 4 * dt, dt, method="march", key=jax.random.key(1), num_paths=8, num_replicas=2
+    )
     found = two_replicas(
         solution,
         num_steps * dt,
@@ -77,6 +79,7 @@ def test_two_copies_part_as_in_networks(independent):
         epsilon=kick,
         noise="independent" if independent else "same",
         warm_up=2.0,
+        num_paths=4096,
     )
     rng = np.random.default_rng(0)
     runs = []

@@ -101,7 +101,7 @@ def two_replicas(
         "two_replicas: the moments did not settle; raise max_steps, num_paths or jitter.",
     )
     return Decorrelation(
-        ((jnp.arange(num_steps) + 1) * theory.dt).astype(theory.dtype),
+        jnp.arange(1, num_steps + 1, dtype=theory.dtype) * theory.dt,
         jnp.mean(distance, axis=0),
         jnp.std(distance, axis=0, ddof=1) / math.sqrt(num_replicas),
     )
