@@ -36,7 +36,7 @@ class Loop(eqx.Module):
 def transfer_function(
     solution: Solution, frequency: ArrayLike
 ) -> Complex[Array, "frequency field"]:
-    """Change of each population's mean output per unit of its field, at `frequency[frequency]` hertz.
+    """Change of each population's mean output per unit of its field, at frequencies in hertz.
 
     Its modulus is the gain, its argument the phase (negative where the output lags behind), of a
     weak sinusoidal input; the sum over the lags of `solution.response`. Raises `ValueError` for a
