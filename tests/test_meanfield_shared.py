@@ -193,12 +193,12 @@ def test_the_balanced_binary_network_of_the_table():
 
 
 def escape(size):
-    drive = network.Drive(network.Constant(14.0), network.OrnsteinUhlenbeck(4.0, 0.005))
+    drive = network.Drive(network.Constant(20.0), network.OrnsteinUhlenbeck(4.0, 0.005))
     return network.Network(
         [network.Population("x", network.EscapeLIF(), size, drive)],
         [
             network.Projection(
-                "x", "x", network.fixed_indegree(50, -1.0), kernel=network.Exponential(0.005)
+                "x", "x", network.fixed_indegree(50, -3.0), kernel=network.Exponential(0.005)
             )
         ],
     )
@@ -214,9 +214,9 @@ def count_variance(covariance, dt, window):
 @pytest.mark.slow
 def test_escape_networks_fluctuate_as_nested_worlds_and_as_simulated():
     dt, size, window = 5e-4, 200, 0.01
-    options = {"method": "stationary", "num_paths": 1600, "max_lag": 0.15, "throw": False}
+    options = {"method": "stationary", "num_paths": 1600, "max_lag": 0.1, "throw": False}
     found = {
-        order: solve(escape(size), 4.0, dt, order=order, key=jax.random.key(1), **options)
+        order: solve(escape(size), 2.0, dt, order=order, key=jax.random.key(1), **options)
         for order in ("shared", "nested")
     }
     values, errors = [], []
@@ -228,7 +228,7 @@ def test_escape_networks_fluctuate_as_nested_worlds_and_as_simulated():
         found["shared"].covariance[0] - found["shared"].quenched[0], dt, window
     )
     # Inhibition takes a good part of the fluctuations of independent neurons.
-    assert values[0] < 0.85 * independent / size
+    assert values[0] < 0.9 * independent / size
     assert abs(values[0] - values[1]) < 4 * np.hypot(*errors) + 2 / size * values[0]
     samples = []
     for seed in range(3):
@@ -241,6 +241,7 @@ def test_escape_networks_fluctuate_as_nested_worlds_and_as_simulated():
             warm_up=0.5,
             num_lags=None,
         )
+        assert sim.raster is not None
         mean = np.asarray(sim.raster.spikes, float).mean(0) / window
         samples += [part.var(ddof=1) for part in np.split(mean, 4)]
     samples = np.asarray(samples)

@@ -312,7 +312,8 @@ def pooled_shared(
     parts = (responses, noise, mean, felt)
 
     def of(parts):
-        return shared_covariances(theory, *parts, num_lags)
+        responses, noise, mean, felt = parts
+        return shared_covariances(theory, responses, noise, mean, felt, num_lags)
 
     together = of(jax.tree.map(lambda x: jnp.mean(x, axis=0), parts))
 

@@ -50,10 +50,13 @@ def stability(solution: Solution) -> Stability:
     the activity of the solution. Raises `ValueError` for solutions without response.
     After Abbott & van Vreeswijk (1993) and Brunel (2000).
     """
-    _response(solution)
+    output = _response(solution)
     theory = build_theory(solution.network, solution.dt)
-    kinds = (solution.response, solution.variance_response, solution.stream_response)
-    responses = Responses(*(None if x is None else x * theory.dt for x in kinds))
+    variance, stream = (
+        None if x is None else x * theory.dt
+        for x in (solution.variance_response, solution.stream_response)
+    )
+    responses = Responses(output * theory.dt, variance, stream)
     assert solution.moments is not None
     return nyquist(theory, responses, jnp.mean(solution.moments.mean, axis=0))
 

@@ -43,17 +43,17 @@ def transfer_function(
     solution without response and frequencies beyond the Nyquist frequency of its steps.
     """
     response = _response(solution)
-    frequency = jnp.asarray(frequency, response.dtype)
-    if frequency.ndim != 1:
-        raise ValueError(f"frequency must be one-dimensional, in hertz, got {frequency.shape}.")
+    at = jnp.asarray(frequency, response.dtype)
+    if at.ndim != 1:
+        raise ValueError(f"frequency must be one-dimensional, in hertz, got {at.shape}.")
     half = 0.5 / solution.dt
-    frequency = eqx.error_if(
-        frequency,
-        jnp.any(jnp.abs(frequency) > half * (1 + 1e-6)),
+    at = eqx.error_if(
+        at,
+        jnp.any(jnp.abs(at) > half * (1 + 1e-6)),
         f"transfer_function: frequencies must be at most 1 / (2 dt) = {half:.6g} Hz.",
     )
     lag = jnp.arange(response.shape[1], dtype=response.dtype) * solution.dt
-    angle = 2 * np.pi * frequency[:, None] * lag[None]
+    angle = 2 * np.pi * at[:, None] * lag[None]
     scaled = response * solution.dt
     return jax.lax.complex(
         contract("wl,fl->wf", jnp.cos(angle), scaled),
