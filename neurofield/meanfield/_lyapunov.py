@@ -61,10 +61,10 @@ def lyapunov_exponent(
             )
     settings = dict(solution.settings)
     num_lags, num_replicas = moments.second.shape[2], moments.second.shape[0]
-    duration = settings["duration"] if duration is None else duration
-    num_paths = settings["num_paths"] if num_paths is None else num_paths
-    num_steps = max(round(duration / theory.dt), 2 * num_lags)
-    sampling = Sampling(num_steps, num_steps // 4, num_lags, max(num_paths // num_replicas, 2))
+    seconds: float = settings["duration"] if duration is None else duration
+    total: int = settings["num_paths"] if num_paths is None else num_paths
+    num_steps = max(round(seconds / theory.dt), 2 * num_lags)
+    sampling = Sampling(num_steps, num_steps // 4, num_lags, max(total // num_replicas, 2))
     keys = jax.random.split(key, num_replicas)
     found, error = _exponents(theory, moments, keys, sampling, rtol, max_steps)
     found = eqx.error_if(

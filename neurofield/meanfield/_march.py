@@ -114,7 +114,7 @@ def march(
         before = jnp.concatenate(
             [scored_lagged(past.y, y, score), scored_lagged(now.y, y, score)], axis=1
         )
-        if noise is not None:
+        if noise is not None and table is not None and emitted.arrivals is not None:
             before = before + noise_row(noise, table, emitted.arrivals, step, j, block)
         means = jnp.concatenate([past.mean, now.mean], axis=1)
         c = theory.input_covariance(before, means * mean_y[:, None])
@@ -150,9 +150,9 @@ def march(
         )
         paths, output = step_paths(run_key, theory, paths, step, fields, nested)
         values = jnp.stack(output.values)
-        if scored:
+        if emitted.score is not None:
             emitted = _Emitted(emitted.score + step_scores(theory, output), None, None)
-        if noise is not None:
+        if noise is not None and emitted.arrivals is not None and emitted.variance is not None:
             after = variances(theory, values)
             arrivals = emit(noise, emitted.arrivals, step, emitted.variance, after)
             emitted = _Emitted(None, arrivals, after)

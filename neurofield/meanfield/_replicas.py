@@ -119,8 +119,9 @@ def _parted(theory: Theory, keys, kick, num_warm, num_steps, num_paths, same, op
         own = jnp.broadcast_to(square, (y.shape[0], num, num))
         start = _Pair(jnp.stack([mean, mean]), own, jnp.zeros_like(own), jnp.zeros_like(own))
 
-        def sweep(args, moments: _Pair) -> tuple[_Pair, Array]:
-            return _sweep(*args, moments, num_warm, num_paths, same, jitter)
+        def sweep(args: tuple, moments: _Pair) -> tuple[_Pair, Array]:
+            key, theory, kick = args
+            return _sweep(key, theory, kick, moments, num_warm, num_paths, same, jitter)
 
         args = (key, theory, kick)
         end = fixed_point(

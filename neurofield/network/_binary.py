@@ -118,7 +118,10 @@ class Binary(Neuron):
         return jnp.exp(-dt / self.tau)
 
     def expecting(self, state: BinaryState, output: Output | None) -> BinaryState:
-        active = self.initial if output is None else output.intensity
+        active = self.initial
+        if output is not None:
+            assert output.intensity is not None
+            active = output.intensity
         return BinaryState(jnp.broadcast_to(active, state.active.shape).astype(state.active.dtype))
 
     def initial_output(self, state: BinaryState) -> Float[Array, "*shape"]:
