@@ -23,7 +23,7 @@ from ._theory import Theory, build_theory
 
 
 class _Growth(eqx.Module):
-    """`one`: 1 + rate * pace, of the order of 1; `second`: psi of the streams, 1 in sum at lag 0."""
+    """`one`: 1 + rate * pace, of the order of 1; `second`: psi, 1 in sum at lag 0."""
 
     one: Float[Array, ""]
     second: Float[Array, "stream lag"]
