@@ -26,6 +26,8 @@ class Observables(eqx.Module):
       and time, so that its limit at long lags is the variance between neurons.
     - `population_covariance`: `[population, population]`, over time, of the means of x.
     - `error`: the standard errors, an `Observables` without its own; `None` if unknown.
+    - `deviations`: by field, `[part, ...]`, whose products sum to the covariance of the errors; or
+      `None`.
     - `lags` (static): in bins; `bin_width` (static): seconds; `labels` (static): populations.
     """
 
@@ -37,6 +39,7 @@ class Observables(eqx.Module):
     lags: tuple[int, ...] = eqx.field(static=True)
     bin_width: float = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
+    deviations: dict[str, Array] | None = None
 
 
 FIELDS = ("rate", "rate_variance", "autocovariance", "population_covariance")
@@ -78,10 +81,10 @@ def predict_observables(
             "population_covariance": between,
         }
 
-    found, error = with_errors(moments, solution)
+    found, error, apart = with_errors(moments, solution)
     shape = {"lags": lags, "bin_width": width, "labels": solution.names}
     spread = None if error is None else Observables(**error, error=None, **shape)
-    return Observables(**found, error=spread, **shape)
+    return Observables(**found, error=spread, deviations=apart, **shape)
 
 
 def measure_observables(
@@ -119,17 +122,19 @@ def measure_observables(
         # The seam joins two bins that were not neighbours: one pair in many a lag.
         keep = np.r_[: block * length, (block + 1) * length : raster.num_bins]
         without.append(observe([x[:, keep] for x in rows], raster.bin_width, lags))
-    time = {name: _jackknife([one[name] for one in without]) for name in FIELDS}
     parts = []
     for group in range(num_blocks):
         keep = [np.arange(len(x)) % num_blocks != group for x in rows]
         kept = [x[k] if k.any() else x for x, k in zip(rows, keep, strict=True)]
         parts.append(observe(kept, raster.bin_width, lags))
-    neurons = {name: _jackknife([one[name] for one in parts]) for name in FIELDS}
+    time, neurons = _jackknife(without), _jackknife(parts)
     # A covariance of means over fewer neurons is another number, not another sample of it.
-    neurons["population_covariance"] = time["population_covariance"]
-    error = {name: jnp.maximum(time[name], neurons[name]) for name in FIELDS}
-    return Observables(**found, error=Observables(**error, error=None, **shape), **shape)
+    neurons["population_covariance"] = jnp.zeros_like(time["population_covariance"])
+    both = {name: (time[name], neurons[name]) for name in FIELDS}
+    error = {name: jnp.maximum(*map(_norm, both[name])) for name in FIELDS}
+    apart = {name: jnp.concatenate(both[name]) for name in FIELDS}
+    spread = Observables(**error, error=None, **shape)
+    return Observables(**found, error=spread, deviations=apart, **shape)
 
 
 def observe(
@@ -167,13 +172,18 @@ def _covariance(a: Array, b: Array) -> Array:
     return jnp.sum((a - jnp.mean(a)) * (b - jnp.mean(b))) / max(len(a) - 1, 1)
 
 
-def _jackknife(parts: list[Array]) -> Array:
-    """The standard error from estimates that each leave one part of equal size out."""
-    values = jnp.stack(parts)
-    count = len(parts)
-    return jnp.sqrt(
-        (count - 1) / count * jnp.sum((values - jnp.mean(values, axis=0)[None]) ** 2, 0)
-    )
+def _jackknife(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    """Deviations, of which the root of the sum of squares is the jackknife's standard error.
+
+    From estimates that each leave one part of equal size out.
+    """
+    scale = ((len(parts) - 1) / len(parts)) ** 0.5
+    stacked = {name: jnp.stack([part[name] for part in parts]) for name in parts[0]}
+    return {name: scale * (x - jnp.mean(x, axis=0)[None]) for name, x in stacked.items()}
+
+
+def _norm(deviations: Array) -> Array:
+    return jnp.sqrt(jnp.sum(deviations**2, axis=0))
 
 
 def _lags(lags: Sequence[int], available: int) -> tuple[int, ...]:

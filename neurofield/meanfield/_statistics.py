@@ -68,7 +68,7 @@ def statistics(
             "imag": density.imag,
         }
 
-    found, error = with_errors(moments, solution)
+    found, error, _ = with_errors(moments, solution)
     return Statistics(
         rate=found["rate"],
         bin_width=width,
@@ -109,22 +109,27 @@ def num_bins_within(solution: Solution, steps: int) -> int:
 
 def with_errors(
     fn: Callable[[dict[str, Array]], dict[str, Array]], solution: Solution
-) -> tuple[dict[str, Array], dict[str, Array] | None]:
-    """`fn` of the solution's estimates, with standard errors from its groups of paths."""
+) -> tuple[dict[str, Array], dict[str, Array] | None, dict[str, Array] | None]:
+    """`fn` of the solution's estimates, with standard errors from its groups of paths.
+
+    Last, `[replica, ...]`, deviations whose products sum to the covariance of the errors.
+    """
     found: dict[str, Any] = {
         name: getattr(solution, name)
         for name in ("mean", "covariance", "quenched", "population_covariance")
         if getattr(solution, name) is not None
     }
     if solution.replicas is None or solution.mean_error is None:
-        return fn(found), None
+        return fn(found), None, None
     groups = {name: solution.replicas.get(name) for name in found}
     constant = {name: found[name] for name, x in groups.items() if x is None}
     varying = {name: x for name, x in groups.items() if x is not None}
     each = jax.vmap(lambda one: fn({**constant, **one}))(varying)
     count = len(varying["mean"])
+    scale = 1 / math.sqrt(count * (count - 1))
+    apart = {name: scale * (x - jnp.mean(x, axis=0)[None]) for name, x in each.items()}
     error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(count) for name, x in each.items()}
-    return fn(found), error
+    return fn(found), error, apart
 
 
 def filters(kinds: list[str], steps: int, dt: float, *, sampled: bool = False) -> np.ndarray:

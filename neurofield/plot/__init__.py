@@ -9,6 +9,7 @@ from ._markov import occupancy as occupancy
 from ._markov import peak_diagram as peak_diagram
 from ._matrices import correlations as correlations
 from ._matrices import couplings as couplings
+from ._meanfield import features as features
 from ._meanfield import solution as solution
 from ._raster import clock_time as clock_time
 from ._raster import raster as raster

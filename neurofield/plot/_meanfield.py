@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neurofield.meanfield import Solution
+from neurofield.meanfield import FeatureComparison, Solution
 
 from ._axes import COLOURS, Axes, axes_of
 
@@ -50,5 +50,38 @@ def solution(
     else:
         ax.set(xlabel="time (ms)", ylabel=f"mean {what}{' (Hz)' if unit else ''}")
     ax.set_title(title or f"{solution.method}, {solution.order} order", loc="right")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def features(
+    comparison: FeatureComparison,
+    ax: Axes | None = None,
+    *,
+    quantity: str = "mean",
+    title: str | None = None,
+) -> Axes:
+    """One quantity of a network with single features switched off, a bar for each population.
+
+    Error bars are standard errors; the dashed line is the network as it is. Raises `ValueError` for
+    a quantity that the comparison does not hold.
+    """
+    if quantity not in comparison.quantities:
+        raise ValueError(f"quantity must be one of {comparison.quantities}, got {quantity!r}.")
+    ax = axes_of(ax, (5.5, 3.6))
+    place = comparison.quantities.index(quantity)
+    count = len(comparison.populations)
+    rows = np.arange(len(comparison.variants))
+    for index, name in enumerate(comparison.populations):
+        values = comparison.value[:, place, index]
+        error = comparison.error[:, place, index]
+        colour = COLOURS[index % len(COLOURS)]
+        height = rows + 0.8 * ((index + 0.5) / count - 0.5)
+        ax.barh(height, values, 0.8 / count, xerr=error, color=colour, label=name)
+        ax.axvline(values[0], color=colour, lw=0.8, ls="--")
+    ax.set_yticks(rows, comparison.variants)
+    ax.invert_yaxis()
+    ax.set(xlabel=quantity)
+    ax.set_title(title or "", loc="right")
     ax.legend(frameon=False, fontsize=8)
     return ax

@@ -1,0 +1,494 @@
+"""Fitting parameters of a network to what was measured, by generalised least squares."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from neurofield._numerics import contract
+from neurofield.fit import RESULTS, AbstractParameter, Fit, FitError, is_successful
+from neurofield.network import Network
+from neurofield.statistics import Statistics
+
+from ._check import Check
+from ._observables import FIELDS, Observables, predict_observables
+from ._solve import solve
+from ._statistics import statistics
+
+Values = dict[str, Float[Array, ""]]
+_STATISTICS = ("rate", "covariance", "lagged", "spectrum")
+# What a derivative of paths is taken of; spikes that reset are differenced.
+_SMOOTH = ("pathwise", "intensity", "score")
+
+
+class Scaled(AbstractParameter):
+    """Numbers of the sign of `reference`: value = reference exp(free)."""
+
+    reference: Float[Array, ""]
+
+    @property
+    def domain(self):
+        return "finite numbers of the sign of the start, not zero"
+
+    def forward(self, free):
+        return self.reference * jnp.exp(free)
+
+    def inverse(self, value):
+        return jnp.log(value / self.reference)
+
+    def contains(self, value):
+        return jnp.all(jnp.isfinite(value) & (value * self.reference > 0))
+
+    def log_det_jacobian(self, free):
+        return jnp.sum(free + jnp.log(jnp.abs(self.reference)))
+
+
+class Fitted(eqx.Module):
+    """A fit of a network to measured statistics.
+
+    - `value`, `error`: the free numbers and their standard errors, by name; the errors are those of
+      the measurement and of the theory's paths, and too small where the theory does not fit.
+    - `covariance`: `[free, free]`, of the free coordinates (logarithms, unless `spec` says else),
+      in the order of `names`.
+    - `chi_squared`, `freedom`: the sum of squared residuals, and of how many degrees of freedom.
+    - `residuals`: a `Check` of the measured (as the simulated) and the fitted; `print` it for what
+      the theory cannot explain.
+    - `fit`: how the search ended.
+    """
+
+    value: Values
+    error: dict[str, Any] | None
+    covariance: Float[Array, "free free"]
+    chi_squared: Float[Array, ""]
+    residuals: Check
+    fit: Fit
+    problem: Any
+    types: dict[str, AbstractParameter]
+    freedom: int = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __str__(self) -> str:
+        error = self.error or dict.fromkeys(self.names, math.nan)
+        lines = [f"{n} = {float(self.value[n]):.5g} +- {float(error[n]):.2g}" for n in self.names]
+        found = f"chi squared {float(self.chi_squared):.4g} of {self.freedom} degrees of freedom"
+        return "\n".join([*lines, found, str(self.residuals)])
+
+
+class _Problem(eqx.Module):
+    """All that residuals need besides the free numbers."""
+
+    key: PRNGKeyArray
+    target: Float[Array, " datum"]
+    error: Float[Array, " datum"]
+    network_fn: Callable[[Values], Network]
+    predict_fn: Callable[[Network], dict[str, Array]] | None
+    options: dict[str, Any]
+    use: tuple[str, ...] = eqx.field(static=True)
+    shape: Any = eqx.field(static=True)  # lags or frequencies, see `_shape`
+    step: float | None = eqx.field(static=True)  # of finite differences; `None` for derivatives
+
+
+def fit(
+    network_fn: Callable[[Values], Network],
+    start: Mapping[str, float],
+    measured: Observables | Statistics,
+    duration: float,
+    dt: float,
+    *,
+    key: PRNGKeyArray,
+    use: Sequence[str] | None = None,
+    spec: Mapping[str, AbstractParameter] | None = None,
+    predict_fn: Callable[[Network], dict[str, Array]] | None = None,
+    derivative: str = "auto",
+    step: float = 0.05,
+    max_steps: int = 24,
+    rtol: float = 0.05,
+    throw: bool = True,
+    **solve_options: Any,
+) -> Fitted:
+    """Fit free numbers of a network to measured moments, with the theory in place of simulations.
+
+    Weighted least squares: each datum counts by the standard errors of the measurement and, at the
+    start, of the theory. The errors of the result know how those of `Observables` go together
+    (the sandwich of White 1982); data of `Statistics` are taken as independent.
+    What one finite network does differently from the next of its law is in neither
+    (`Diagnostics.shift` tells how much), unless the errors are those between networks.
+
+    - `network_fn`: from the free numbers, by name, to a network.
+    - `start`: their values at the start; they keep its sign and move on a logarithmic scale, unless
+      `spec` gives another type of parameter (`fit.Interval(...)`, ...).
+    - `measured`: `measure_observables(...)` of neurons by population, or `Statistics` of population
+      means (`statistics.measure(raster, num_lags, populations=True)`), with errors; populations in
+      the network's order.
+    - `use`: the fields that are fitted; by default those that `measured` has but the spectrum.
+    - `duration`, `dt`, `key`, `solve_options`: of `solve`, the same random numbers at every step.
+    - `predict_fn`: from a network to the fields used, in place of `solve`, such as the closed form
+      of a neuron's rates.
+    - `derivative`: `"forward"`, those of the solver, for rates and neurons that do not reset, and
+      of `predict_fn`; `"finite"`, differences over the share `step` of each number with common
+      random numbers, for spikes that reset: a good direction, with an error of the order of the
+      theory's own divided by `step`; `"auto"` chooses by the solution's estimator.
+    - `max_steps`, `rtol`: of Levenberg's and Marquardt's search, which ends at a step below `rtol`
+      standard errors of the free numbers.
+
+    Host function. Raises `ValueError` for bad arguments, `FitError` under `throw` if the search
+    does not converge.
+    """
+    names = tuple(start)
+    dtype = jnp.result_type(float)
+    values = {name: jnp.asarray(x, dtype) for name, x in start.items()}
+    if derivative not in ("auto", "forward", "finite"):
+        raise ValueError(f"derivative must be 'auto', 'forward' or 'finite', got {derivative!r}.")
+    unknown = sorted(set(spec or {}) - set(names))
+    if unknown:
+        raise ValueError(f"spec has {unknown}, which are not in start.")
+    types = {name: (spec or {}).get(name, Scaled(x)) for name, x in values.items()}
+    known = FIELDS if isinstance(measured, Observables) else _STATISTICS
+    use = tuple(_default_use(measured) if use is None else use)
+    wrong = [name for name in use if name not in known or getattr(measured, name) is None]
+    if wrong or not use:
+        raise ValueError(f"use must be of what was measured, {known}, got {use}.")
+    first = network_fn(values)
+    if tuple(measured.labels) != first.names:
+        raise ValueError(
+            f"measured is of populations {list(measured.labels)}, the network of "
+            f"{list(first.names)}: they must be the same."
+        )
+    spread = {name: _error_of(measured, name) for name in use}
+    target, error, labels = _flatten({n: getattr(measured, n) for n in use}, spread, measured)
+    options = {"method": None, "duration": duration, "dt": dt, "response": False} | solve_options
+    found = None
+    if predict_fn is None:
+        found = solve(first, key=key, **options)
+        theirs = _predicted(found, use, _shape(measured), errors=True)
+        if theirs is not None:
+            error = jnp.hypot(error, jnp.where(jnp.isfinite(error), theirs, 0))
+    apart = _apart(measured, found, use, error)
+    smooth = found is None or found.gradient in _SMOOTH
+    finite = derivative == "finite" or (derivative == "auto" and not smooth)
+    problem = _Problem(
+        key=key,
+        target=target,
+        error=error,
+        network_fn=network_fn,
+        predict_fn=predict_fn,
+        options=options,
+        use=use,
+        shape=_shape(measured),
+        step=step if finite else None,
+    )
+    free = jnp.stack([types[name].inverse(values[name]) for name in names])
+    free, residual, jacobian, result, steps = _search(free, problem, types, names, max_steps, rtol)
+    information = contract("rf,rg->fg", jacobian, jacobian)
+    covariance = jnp.linalg.inv(information)
+    if apart is not None:
+        # The weights of least squares, the errors as they go together.
+        moved = contract("fg,rg,pr->pf", covariance, jacobian, apart)
+        covariance = contract("pf,pg->fg", moved, moved)
+    value = {name: types[name].forward(free[i]) for i, name in enumerate(names)}
+    slope = {name: jax.grad(types[name].forward)(free[i]) for i, name in enumerate(names)}
+    spread = jnp.sqrt(jnp.diagonal(covariance))
+    outcome = Fit(
+        value,
+        error={name: jnp.abs(slope[name]) * spread[i] for i, name in enumerate(names)},
+        loss=0.5 * jnp.sum(residual**2),
+        result=result,
+        stats={"num_steps": steps},
+        provenance={"theory": "meanfield", "use": list(use), "max_steps": max_steps, "rtol": rtol},
+    )
+    if throw and not is_successful(result):
+        raise FitError(
+            f"meanfield.fit did not converge in {steps} steps: {RESULTS[result]} Half the "
+            f"sum of squares is {float(outcome.loss):.6g}. Raise max_steps or num_paths, loosen "
+            "rtol, or start elsewhere; throw=False takes it as it is.",
+            outcome,
+        )
+    counted = int(np.isfinite(np.asarray(error)).sum())
+    kept = np.isfinite(np.asarray(error))
+    predicted = target + residual * jnp.where(kept, error, 0)
+    rows = [np.asarray(x, float)[kept] for x in (predicted, target, error, residual)]
+    return Fitted(
+        value=outcome.value,
+        error=outcome.error,
+        covariance=covariance,
+        chi_squared=jnp.sum(residual**2),
+        residuals=Check(
+            *rows,
+            quantity=tuple(label for label, keep in zip(labels, kept, strict=True) if keep),
+            num_networks=1,
+            duration=math.nan,
+            source="measured, with the standard errors of measurement and theory",
+        ),
+        fit=outcome,
+        problem=problem,
+        types=types,
+        freedom=counted - len(names),
+        names=names,
+    )
+
+
+def posterior_draws(
+    key: PRNGKeyArray,
+    fitted: Fitted,
+    num_draws: int,
+    *,
+    method: str = "laplace",
+    num_warm: int = 20,
+) -> Values:
+    """Draws of the free numbers from the posterior, `[draw]` by name; the prior is flat in the free
+    coordinates.
+
+    `method`: `"laplace"`, the Gaussian about the fit; `"hmc"`, Hamiltonian Monte Carlo after
+    `num_warm` draws, three solves and their derivatives for each: for posteriors that are not
+    Gaussian.
+    """
+    names = fitted.names
+    centre = jnp.stack([fitted.types[n].inverse(fitted.value[n]) for n in names])
+    root = jnp.linalg.cholesky(fitted.covariance)
+    if method == "laplace":
+        z = jax.random.normal(key, (num_draws, len(names)), root.dtype)
+    elif method == "hmc":
+        z = _hmc(key, fitted, centre, root, num_draws, num_warm)
+    else:
+        raise ValueError(f"method must be 'laplace' or 'hmc', got {method!r}.")
+    free = centre[None] + contract("dg,fg->df", z, root)
+    return {n: jax.vmap(fitted.types[n].forward)(free[:, i]) for i, n in enumerate(names)}
+
+
+def _hmc(key, fitted: Fitted, centre: Array, root: Array, num: int, num_warm: int) -> Array:
+    """Hamiltonian Monte Carlo in coordinates in which Laplace's approximation is standard normal.
+
+    Trajectories are of 3 leaps of 0.5, so about a quarter turn of the harmonic motion.
+    """
+
+    def potential(z: Array) -> Array:
+        free = centre + contract("fg,g->f", root, z)
+        values = {n: fitted.types[n].forward(free[i]) for i, n in enumerate(fitted.names)}
+        return 0.5 * jnp.sum(_residuals(values, fitted.problem) ** 2)
+
+    value_and_grad = jax.value_and_grad(potential)
+
+    def one(state, key):
+        z, energy, slope = state
+        draw, choose = jax.random.split(key)
+        momentum = jax.random.normal(draw, z.shape, z.dtype)
+
+        def leap(carry, _):
+            x, p, _, g = carry
+            p = p - 0.25 * g
+            x = x + 0.5 * p
+            u, g = value_and_grad(x)
+            return (x, p - 0.25 * g, u, g), None
+
+        end = jax.lax.scan(leap, (z, momentum, energy, slope), length=3)[0]
+        gained = energy - end[2] + 0.5 * (jnp.sum(momentum**2) - jnp.sum(end[1] ** 2))
+        # A trajectory where the theory has no solution is not taken.
+        taken = jnp.log(jax.random.uniform(choose, (), z.dtype)) < gained
+        new = (end[0], end[2], end[3])
+        state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, state)
+        return state, state[0]
+
+    @eqx.filter_jit
+    def run(keys):
+        start = jnp.zeros_like(centre)
+        return jax.lax.scan(one, (start, *value_and_grad(start)), keys)[1]
+
+    return run(jax.random.split(key, num + num_warm))[num_warm:]
+
+
+# --- residuals ------------------------------------------------------------------------------------
+
+
+def _plain(values: Values, problem: _Problem) -> Float[Array, " datum"]:
+    """(predicted - measured) / error; zero where nothing is known."""
+    network = problem.network_fn(values)
+    if problem.predict_fn is not None:
+        found = problem.predict_fn(network)
+        predicted = _join([found[name] for name in problem.use])
+    else:
+        solution = solve(network, key=problem.key, throw=False, **problem.options)
+        predicted = _predicted(solution, problem.use, problem.shape)
+    difference = (predicted - problem.target) / problem.error
+    return jnp.where(jnp.isfinite(problem.error), difference, 0)
+
+
+def _value_and_jacobian(
+    flat: Float[Array, " free"], names: tuple[str, ...], problem: _Problem
+) -> tuple[Array, Array]:
+    def of(flat: Array) -> Array:
+        return _plain({n: flat[i] for i, n in enumerate(names)}, problem)
+
+    if problem.step is None:
+        jacobian, found = jax.jacfwd(lambda x: (of(x), of(x)), has_aux=True)(flat)
+        return found, jacobian
+    size = problem.step * jnp.maximum(jnp.abs(flat), 1e-12)
+    shift = jnp.diag(size)
+    points = jnp.concatenate([flat[None], flat[None] + shift, flat[None] - shift])
+    each = jax.lax.map(of, points)
+    count = len(names)
+    return each[0], ((each[1 : count + 1] - each[count + 1 :]) / (2 * size[:, None])).T
+
+
+@eqx.filter_custom_jvp
+def _residuals(values: Values, problem: _Problem) -> Float[Array, " datum"]:
+    """`_plain`, with a derivative that is a matrix, so that it can be taken in reverse."""
+    return _plain(values, problem)
+
+
+@_residuals.def_jvp
+def _residuals_jvp(primals, tangents):
+    values, problem = primals
+    names = tuple(values)
+    flat = jnp.stack([values[n] for n in names])
+    moved = [jnp.zeros_like(values[n]) if tangents[0][n] is None else tangents[0][n] for n in names]
+    found, jacobian = _value_and_jacobian(flat, names, problem)
+    return found, contract("rf,f->r", jacobian, jnp.stack(moved))
+
+
+@eqx.filter_jit
+def _linearised(free: Array, problem: _Problem, types, names) -> tuple[Array, Array]:
+    """Residuals, and their Jacobian by the free coordinates."""
+    flat = jnp.stack([types[n].forward(free[i]) for i, n in enumerate(names)])
+    slope = jnp.stack([jax.grad(types[n].forward)(free[i]) for i, n in enumerate(names)])
+    found, jacobian = _value_and_jacobian(flat, names, problem)
+    return found, jacobian * slope[None]
+
+
+def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: float):
+    """Levenberg (1944) and Marquardt (1963), with one compiled function for all steps."""
+    residual, jacobian = _linearised(free, problem, types, names)
+    if not np.isfinite(residual).all() or not np.isfinite(jacobian).all():
+        raise ValueError("the theory has no finite prediction or derivative at the start.")
+    damping, result, steps = 1e-3, RESULTS.nonlinear_max_steps_reached, 0
+    while steps < max_steps:
+        steps += 1
+        information = contract("rf,rg->fg", jacobian, jacobian)
+        scale = jnp.diag(jnp.diagonal(information))
+        slope = contract("rf,r->f", jacobian, residual)
+        move = -jnp.linalg.solve(information + damping * scale, slope)
+        length = float(jnp.sqrt(contract("f,fg,g->", move, information, move)))
+        if not math.isfinite(length):
+            result = RESULTS.singular
+            break
+        new, theirs = _linearised(free + move, problem, types, names)
+        better = bool(jnp.sum(new**2) < jnp.sum(residual**2)) and bool(jnp.isfinite(theirs).all())
+        if better:
+            free, residual, jacobian = free + move, new, theirs
+            damping /= 10
+        else:
+            damping *= 10
+        # A step that is short because it is damped tells nothing.
+        if length < rtol and (better or damping < 1):
+            result = RESULTS.successful
+            break
+        if damping > 1e6:
+            result = RESULTS.stalled
+            break
+    return free, residual, jacobian, result, steps
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def _default_use(measured: Observables | Statistics) -> list[str]:
+    if isinstance(measured, Observables):
+        return list(FIELDS)
+    return ["rate", "lagged"] if measured.lagged is not None else ["rate"]
+
+
+def _error_of(measured: Observables | Statistics, name: str) -> Array:
+    if isinstance(measured, Observables):
+        error = None if measured.error is None else getattr(measured.error, name)
+    else:
+        error = getattr(measured, f"{name}_error")
+        mask = getattr(measured, f"{name}_mask")
+        error = error if error is None or mask is None else jnp.where(mask, error, jnp.inf)
+    if error is None:
+        raise ValueError(f"measured has no error of {name}: measure it, or leave it out.")
+    # An error of zero is of what never varied, and says nothing.
+    return jnp.where(error > 0, error, jnp.inf)
+
+
+def _apart(measured: Observables | Statistics, found: Any, use: tuple[str, ...], error: Array):
+    """Deviations `[part, datum]` in units of the errors, where they are known; else `None`."""
+    if not isinstance(measured, Observables) or measured.deviations is None:
+        return None
+    known = [measured.deviations]
+    if found is not None:
+        theory = predict_observables(found, measured.lags, bin_width=measured.bin_width)
+        known += [] if theory.deviations is None else [theory.deviations]
+    rows = [jax.vmap(lambda *x: _join(x))(*(one[name] for name in use)) for one in known]
+    together = jnp.concatenate(rows)
+    return jnp.where(jnp.isfinite(error)[None], together / error[None], 0)
+
+
+def _shape(measured: Observables | Statistics) -> tuple[Any, ...]:
+    if isinstance(measured, Observables):
+        return ("observables", measured.lags, measured.bin_width)
+    length = None
+    if measured.frequency is not None:
+        length = round(1 / (float(measured.frequency[1]) * measured.bin_width))
+    num_lags = 1 if measured.lagged is None else measured.lagged.shape[-3]
+    return ("statistics", num_lags, length, measured.bin_width)
+
+
+def _predicted(solution, use: tuple[str, ...], shape: tuple[Any, ...], errors: bool = False) -> Any:
+    if shape[0] == "observables":
+        found = predict_observables(solution, shape[1], bin_width=shape[2])
+        if errors:
+            return None if found.error is None else _join([getattr(found.error, n) for n in use])
+    else:
+        length = shape[2] if "spectrum" in use else None
+        found = statistics(solution, num_lags=shape[1], segment_length=length, bin_width=shape[3])
+        if errors:
+            each = [getattr(found, f"{n}_error") for n in use]
+            if each[0] is None:
+                return None
+            # As the data: half of the variance of a modulus in each of its parts.
+            parts = [e if n != "spectrum" else jax.lax.complex(e, e) * 0.5**0.5
+                     for n, e in zip(use, each, strict=True)]  # fmt: skip
+            return _join(parts)
+    return _join([getattr(found, n) for n in use])
+
+
+def _flatten(
+    target: dict[str, Array], error: dict[str, Array], measured: Observables | Statistics
+) -> tuple[Array, Array, list[str]]:
+    """Data, errors and names; infinite errors where a number is there already."""
+    spread, labels = [], []
+    for name, value in target.items():
+        own, shape = error[name], value.shape
+        index = [" ".join(map(str, place)) for place in np.ndindex(*shape)]
+        if name in ("covariance", "population_covariance", "lagged", "spectrum"):
+            again = np.tril(np.ones(shape[-2:], bool), -1)
+            again = np.broadcast_to(again, shape).copy()
+            if name == "lagged":
+                again[1:] = False
+            own = jnp.where(jnp.asarray(again), jnp.inf, own)
+        if name == "spectrum":
+            assert isinstance(measured, Statistics)
+            turns = np.asarray(measured.frequency) * measured.bin_width
+            ends = (turns < 1e-6) | (turns > 0.5 - 1e-6)
+            real = np.eye(shape[-1], dtype=bool)[None] | ends[:, None, None]
+            spread += [
+                jnp.where(real, own, own * 0.5**0.5),
+                jnp.where(real, jnp.inf, own * 0.5**0.5),
+            ]
+            labels += [f"{name} {i} real" for i in index] + [f"{name} {i} imag" for i in index]
+        else:
+            spread.append(own)
+            labels += [f"{name} {i}" for i in index]
+    return _join(list(target.values())), jnp.concatenate([x.ravel() for x in spread]), labels
+
+
+def _join(parts: Sequence[Array]) -> Array:
+    """One real vector: of complex arrays the real parts, then the imaginary ones."""
+    flat = []
+    for x in parts:
+        flat += [y.ravel() for y in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
+    return jnp.concatenate(flat)
