@@ -146,9 +146,7 @@ def binary_network():
 @pytest.mark.slow
 def test_rate_network_matched_to_a_binary_one_has_its_moments():
     options = {"num_paths": 2048, "max_lag": 0.06} | QUICK
-    binary = meanfield.solve(
-        binary_network(), 0.4, 1e-3, key=jax.random.key(1), gradient="none", **options
-    )
+    binary = meanfield.solve(binary_network(), 0.4, 1e-3, key=jax.random.key(1), **options)
     net = matched_rate(jax.random.key(2), binary)
     assert net.populations[0].neuron.kind == "rate"
     rates = meanfield.solve(net, 0.4, 1e-3, key=jax.random.key(3), rtol=2e-3, **options)
