@@ -45,8 +45,8 @@ def fitted():
     measured = predict_observables(solution, LAGS)
     start = {"drive": 0.5, "g": 1.0}
     return fit(
-        rate_network, start, measured, 0.2, 1e-3, key=jax.random.key(6), num_paths=512,
-        num_replicas=8, max_lag=0.05, use=USE, **QUICK,
+        rate_network, start, measured, 0.1, 1e-3, key=jax.random.key(6), num_paths=256,
+        num_replicas=8, max_lag=0.03, use=USE, **QUICK,
     )  # fmt: skip
 
 

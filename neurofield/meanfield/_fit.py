@@ -239,7 +239,7 @@ def posterior_draws(
     *,
     method: str = "laplace",
     num_warm: int = 20,
-) -> Values:
+) -> dict[str, Float[Array, " draw"]]:
     """Draws of the free numbers from the posterior, `[draw]` by name; the prior is flat in the free
     coordinates.
 
