@@ -1,6 +1,7 @@
 """Self-consistent rates of networks of leaky integrate-and-fire neurons (diffusion theory)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -108,22 +109,8 @@ def lif_rates(
         start = _per_population("initial", initial, count, dtype)
     tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
 
-    def received(rate: Array) -> tuple[Array, Array]:
-        first = jnp.matmul(weight, rate, precision=HIGHEST)
-        second = jnp.matmul(square_weight, rate, precision=HIGHEST)
-        return mean + p["tau"] * first, jnp.sqrt(outside + p["tau"] * second)
-
-    def excess(rate: Array) -> Array:
-        return siegert(*received(rate), **p) - rate
-
-    def search(fn: Any, start: Array) -> tuple[Array, tuple[Array, Array]]:
-        return _newton(fn, start, tolerance, max_steps)
-
-    def tangent_solve(fn: Any, right: Array) -> Array:
-        return jnp.linalg.solve(jax.jacfwd(fn)(right), right)
-
-    rate, (residual, num_steps) = jax.lax.custom_root(
-        excess, start, search, tangent_solve, has_aux=True
+    rate, residual, num_steps = _solved(
+        weight, square_weight, mean, outside, p, start, tolerance, max_steps
     )
     found = residual <= tolerance
     if throw:
@@ -134,7 +121,7 @@ def lif_rates(
             "method. Give `initial` rates near those expected, raise max_steps, or take "
             "throw=False and look at `result` and `residual`.",
         )
-    mean, sd = received(rate)
+    mean, sd = _received(weight, square_weight, mean, outside, p["tau"], rate)
     cv = coefficient_of_variation(mean, sd, **p)
     return LIFRates(rate, mean, sd, cv, residual, num_steps, choose(found, *_OUTCOMES))
 
@@ -146,6 +133,33 @@ def _per_population(name: str, value: Any, count: int, dtype: Any) -> Array:
             f"{name} must be a scalar or [population] = ({count},), got shape {value.shape}."
         )
     return jnp.broadcast_to(value.astype(dtype), (count,))
+
+
+def _received(weight, square_weight, mean, variance, tau, rate) -> tuple[Array, Array]:
+    """Mean and sd of the input for these rates."""
+    first = jnp.matmul(weight, rate, precision=HIGHEST)
+    second = jnp.matmul(square_weight, rate, precision=HIGHEST)
+    return mean + tau * first, jnp.sqrt(variance + tau * second)
+
+
+@partial(jax.jit, static_argnames=("tolerance", "max_steps"))
+def _solved(weight, square_weight, mean, variance, p, start, tolerance, max_steps):
+    """The rates, their relative residual, and the number of steps."""
+
+    def excess(rate: Array) -> Array:
+        received = _received(weight, square_weight, mean, variance, p["tau"], rate)
+        return siegert(*received, **p) - rate
+
+    def search(fn: Any, start: Array) -> tuple[Array, tuple[Array, Array]]:
+        return _newton(fn, start, tolerance, max_steps)
+
+    def tangent_solve(fn: Any, right: Array) -> Array:
+        return jnp.linalg.solve(jax.jacfwd(fn)(right), right)
+
+    rate, (residual, num_steps) = jax.lax.custom_root(
+        excess, start, search, tangent_solve, has_aux=True
+    )
+    return rate, residual, num_steps.astype(jnp.int32)
 
 
 def _newton(
@@ -181,4 +195,5 @@ def _newton(
         jnp.zeros((), jnp.int32),
     )
     rate, excess, _, num = jax.lax.while_loop(going_on, step, carry)
-    return rate, (residual_of(rate, excess), num)
+    # `custom_root` differentiates floats alone.
+    return rate, (residual_of(rate, excess), num.astype(rate.dtype))

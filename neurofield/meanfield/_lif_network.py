@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from neurofield.network import (
@@ -191,7 +192,7 @@ def _common(name: str, filters: list[Any], dtype: Any) -> Array:
         )
     first, *others = (one.astype(dtype) for one in filters)
     for other in others:
-        traced = any(isinstance(x, jax.core.Tracer) for x in (first, other))
+        traced = any(isinstance(x, Tracer) for x in (first, other))
         if not traced and float(other) != float(first):
             raise ValueError(
                 f"population {name!r} has synapses of the time constants {float(first)} s and "

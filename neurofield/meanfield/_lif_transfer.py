@@ -1,5 +1,7 @@
 """Linear response of the leaky integrate-and-fire neuron under white noise."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,11 @@ def lif_transfer_function(
     positive("sd", p["sd"])
     finite("frequency", frequency)
     frequency = jnp.asarray(frequency).astype(p["sd"].dtype)
+    return _response(frequency, p, modulation)
+
+
+@partial(jax.jit, static_argnames="modulation")
+def _response(frequency: Array, p: dict[str, Array], modulation: str) -> Array:
     shape, last = p["sd"].shape + frequency.shape, (1,) * frequency.ndim
 
     def spread(x: Array) -> Array:
@@ -66,9 +73,8 @@ def lif_transfer_function(
 
     frequency = jnp.broadcast_to(frequency.reshape((1,) * p["sd"].ndim + frequency.shape), shape)
     negative = frequency < 0
-    # `where` and not abs, whose derivative at 0 is 0. Omega is in units of 1 / tau; the least of it
-    # keeps quotients that have a limit at 0.
-    omega = 2 * np.pi * jnp.where(negative, -frequency, frequency) * spread(p["tau"]) + 1e-20
+    # `where` and not abs, whose derivative at 0 is 0. Omega is in units of 1 / tau.
+    omega = 2 * np.pi * jnp.where(negative, -frequency, frequency) * spread(p["tau"])
     top, low = (spread(x) for x in spread_limits(p))
     # Real numbers meet complex ones here, all of one precision.
     with jax.numpy_dtype_promotion("standard"):
@@ -95,8 +101,8 @@ def _boundaries(top: Array, low: Array, omega: Array, refractory: Array):
     angle = omega * refractory
     phase = _polar(jnp.ones_like(angle), -angle)
     slow = omega < _SLOW
-    # (1 - phase) / (i omega), and psi less 1 / (i omega) at slow modulations.
-    lost = _polar(2 * jnp.sin(angle / 2) / omega, -angle / 2)
+    # (1 - phase) / (i omega), for the pole that psi lacks at slow modulations.
+    lost = _polar(refractory * jnp.sinc(angle / (2 * np.pi)), -angle / 2)
     lost = lost * jnp.exp(jnp.where(slow, -scale[0], 0))
     below = whole[0] - phase * weight * whole[1]
     return first, second, jnp.where(slow, below + lost, below)
@@ -121,19 +127,20 @@ def _moments(y: Array, omega: Array) -> tuple[tuple[Array, Array, Array], Array]
     # and its pole that of the same times 1 / (i omega).
     slow = omega < _SLOW
     calm = jnp.where(slow, omega, _SLOW)
-    less = _one_less_exp(calm * log_t.imag, -calm * log_t.real) / (1j * calm)
-    without_pole = 2 * jnp.sum((t - y) * terms * less, axis=-1)
-    whole = 2 * (second - y[..., 0] * first) / (1j * omega[..., 0])
+    without_pole = 2 * jnp.sum((t - y) * terms * log_t * _relative_loss(1j * calm * log_t), axis=-1)
+    fast = jnp.where(slow, 1, omega)[..., 0]
+    whole = 2 * (second - y[..., 0] * first) / (1j * fast)
     return (first, second, jnp.where(slow[..., 0], without_pole, whole)), scale
 
 
-def _one_less_exp(real: Array, imag: Array) -> Array:
-    """1 - exp(real + i imag), accurate near 0."""
-    grown = jnp.exp(real)
-    half = jnp.sin(imag / 2)
-    return jax.lax.complex(
-        2 * half * half * grown - jnp.expm1(real), -grown * 2 * half * jnp.cos(imag / 2)
-    )
+def _relative_loss(x: Array) -> Array:
+    """(1 - exp(-x)) / x, smooth through 0."""
+    near = jnp.abs(x) < 0.1
+    small, large = jnp.where(near, x, 0), jnp.where(near, 1, x)
+    series = jnp.ones_like(x)
+    for k in range(10, 1, -1):
+        series = 1 - series * small * (1 / k)
+    return jnp.where(near, series, (1 - jnp.exp(-large)) / large)
 
 
 def _contour(y: Array, omega: Array) -> tuple[Array, Array, Array, Array]:
@@ -163,7 +170,7 @@ def _contour(y: Array, omega: Array) -> tuple[Array, Array, Array, Array]:
     bend = jnp.maximum((strong - tail) / 2, tiny)
     above = _DEPTH / strong
     above = jnp.log1p(above + jnp.sqrt(2 * above))
-    near = _DEPTH < 0.8 * bend
+    near = 0.8 * bend > _DEPTH
     share = jnp.where(near, _DEPTH / bend, 0.5)
     reach = jnp.where(
         near, -jnp.log1p(-jnp.sqrt(share)), jnp.maximum(_DEPTH - 0.8 * bend, 0) / tail + 2.25

@@ -95,7 +95,7 @@ def siegert(
         rest=rest,
         synaptic_tau=synaptic_tau,
     )
-    return _rate(*_reduced(p))
+    return jax.jit(_rate)(*_reduced(p))
 
 
 def coefficient_of_variation(
@@ -125,7 +125,7 @@ def coefficient_of_variation(
         rest=rest,
         synaptic_tau=synaptic_tau,
     )
-    return _variation(*_reduced(p))
+    return jax.jit(_variation)(*_reduced(p))
 
 
 def boundary_shift(tau: Array, synaptic_tau: Array) -> Array:
@@ -149,7 +149,7 @@ def _reduced(p: dict[str, Array]) -> tuple[Array, ...]:
 
 def least_noise(dtype: Any) -> float:
     """What stands for none, over threshold - reset: all limits are reached, and no overflow is."""
-    return 1e-50 if dtype == jnp.float64 else 1e-8
+    return 1e-50 if dtype == jnp.float64 else 1e-6
 
 
 def _noise(top: Array, low: Array, sd: Array) -> Array:
@@ -219,6 +219,7 @@ def _parts(y: Array, step: Array) -> tuple[Array, Array, Array, Array]:
     return top, above, low, below
 
 
+@jax.custom_jvp
 def _passage(y: Array, step: Array) -> tuple[Array, Array]:
     """exp(-max(y, 0)^2), and it times sqrt(pi) times the integral of erfcx(-x), y - step to y."""
     top, above, low, below = _parts(y, step)
@@ -226,16 +227,27 @@ def _passage(y: Array, step: Array) -> tuple[Array, Array]:
     return scale, ROOT_PI * _climb(top, above, 1, _one_plus_erf) + scale * _slide(low, below)
 
 
+@_passage.defjvp
+def _passage_jvp(primals, tangents):
+    (y, step), (dy, dstep) = primals, tangents
+    scale, passage = _passage(y, step)
+    top = jnp.maximum(y, 0)
+    high, base = _scaled_erfcx(y, top), _scaled_erfcx(y - step, top)
+    change = ROOT_PI * (high * dy - base * (dy - dstep)) - 2 * top * passage * dy
+    return (scale, passage), (-2 * top * scale * dy, change)
+
+
 def _scaled_erfcx(y: Array, top: Array) -> Array:
     """exp(-top^2) erfcx(-y) for y <= top, top >= 0."""
-    up, down = jnp.maximum(y, 0), jnp.maximum(-y, 0)
+    # `where`: at 0, `maximum` would halve the derivative.
+    up, down = jnp.where(y > 0, y, 0), jnp.where(y > 0, 0, -y)
     rising = jnp.exp((up - top) * (up + top)) * _one_plus_erf(up)
     return jnp.where(y > 0, rising, jnp.exp(-(top**2)) * erfcx(down))
 
 
 def _scaled_slope(y: Array, top: Array) -> Array:
     """exp(-top^2) (y erfcx(-y) + 1 / sqrt(pi)): the constant is so that it falls to 0 below."""
-    down, scale = jnp.maximum(-y, 0), jnp.exp(-(top**2))
+    down, scale = jnp.where(y > 0, 0, -y), jnp.exp(-(top**2))
     rising = y * _scaled_erfcx(y, top) + scale / ROOT_PI
     return jnp.where(y > 0, rising, scale * rest(down) * erfcx(down))
 
@@ -295,6 +307,7 @@ def _inner_below(x: Array) -> Array:
     return length * _mean_over(_WEIGHTS, jnp.exp(-s * (s + 2 * x)) * erfcx(x + s) ** 2)
 
 
+@jax.custom_jvp
 def _scaled_inner(y: Array, top: Array) -> Array:
     """exp(-2 top^2) H(y) for y <= top, top >= 0."""
     up, down = jnp.maximum(y, 0), jnp.maximum(-y, 0)
@@ -302,6 +315,14 @@ def _scaled_inner(y: Array, top: Array) -> Array:
     return jnp.where(y > 0, rising, jnp.exp(-2 * top**2) * _inner_below(down))
 
 
+@_scaled_inner.defjvp
+def _scaled_inner_jvp(primals, tangents):
+    (y, top), (dy, dtop) = primals, tangents
+    value = _scaled_inner(y, top)
+    return value, (2 * y * value + _scaled_erfcx(y, top) ** 2) * dy - 4 * top * value * dtop
+
+
+@jax.custom_jvp
 def _scatter(y: Array, step: Array) -> Array:
     """exp(-2 max(y, 0)^2) times the integral of H from y - step to y."""
     top, above, low, below = _parts(y, step)
@@ -317,6 +338,14 @@ def _scatter(y: Array, step: Array) -> Array:
         fall = fall + part * _mean_over(_WEIGHTS, _inner_below(jnp.sinh(t)) * jnp.cosh(t))
         begin = end
     return rise + jnp.exp(-2 * top**2) * jnp.where(some, fall, 0)
+
+
+@_scatter.defjvp
+def _scatter_jvp(primals, tangents):
+    (y, step), (dy, dstep) = primals, tangents
+    value, top = _scatter(y, step), jnp.maximum(y, 0)
+    high, base = _scaled_inner(y, top), _scaled_inner(y - step, top)
+    return value, high * dy - base * (dy - dstep) - 4 * top * value * dy
 
 
 @jax.custom_jvp
