@@ -267,12 +267,12 @@ def test_sensitivity_of_random_rate_network():
     """Sompolinsky, Crisanti & Sommers (1988) at g = 2: dDelta0/dg = 2.7539, Delta0 = 1.9248."""
 
     def variance(g, key):
-        options = {"num_paths": 1024, "num_replicas": 2, "max_lag": 25.0}
+        options = {"num_paths": 1024, "num_replicas": 2, "max_lag": 25.0, "max_steps": 300}
         solution = settled(random_network(g), key, duration=100.0, dt=0.2, **options)
         # x = the filtered field, of Delta0 = <x^2>, whose spectrum is that of the field over
         # 1 + w^2: here from the covariances of the field on both sides of lag 0.
         c = solution.input_covariance[0]
-        lag = jnp.arange(c.shape[0]) * 0.2
+        lag = 0.2 * jnp.arange(c.shape[0], dtype=c.dtype)
         weight = jnp.where(lag > 0, 2.0, 1.0) * jnp.exp(-lag) * np.tanh(0.1)
         return jnp.sum(weight * c)
 

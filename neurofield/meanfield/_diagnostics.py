@@ -23,7 +23,7 @@ from neurofield.network import (
 )
 
 from ._stationary import Fields, Sampled, Sampling, _taper, sample
-from ._theory import Theory, _same, _stream
+from ._theory import Theory
 
 
 class Diagnostics(eqx.Module):
@@ -240,9 +240,7 @@ def third_cumulants(network: Network, theory: Theory) -> Float[Array, "field str
     """What multiplies <y^3>, <y^2><y> and <y>^3 in the third cumulant of the sums over sources."""
     zero = jnp.zeros(3, theory.dtype)
     table = [[zero for _ in theory.streams] for _ in theory.fields]
-    for projection in network.projections:
-        stream = _stream(network, projection, theory.dt)
-        place = next(i for i, own in enumerate(theory.streams) if _same(own, stream))
+    for projection, place in zip(network.projections, theory.places, strict=True):
         target = network.names.index(projection.target)
         field = theory.fields.index((target, resolve_channel(network, projection)))
         num_pre = network[projection.source].size

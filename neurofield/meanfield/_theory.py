@@ -69,6 +69,7 @@ class Theory(eqx.Module):
     dt: float = eqx.field(static=True)
     dtype: Any = eqx.field(static=True)
     gradient: str = eqx.field(static=True, default="none")  # the estimator, see `with_gradient`
+    places: tuple[int, ...] = eqx.field(static=True, default=())  # stream of each projection
     expected: bool = eqx.field(static=True, default=False)  # whether expectations are transmitted
 
     @property
@@ -111,6 +112,7 @@ def build_theory(network: Network, dt: float) -> Theory:
                 'one neuron at a time (a binary neuron with update="glauber").'
             )
     streams: list[Stream] = []
+    places: list[int] = []
     fields: list[tuple[int, str]] = []
     blocks: dict[tuple[int, int], list[Array]] = {}
     for projection in network.projections:
@@ -118,6 +120,7 @@ def build_theory(network: Network, dt: float) -> Theory:
         place = next((i for i, s in enumerate(streams) if _same(s, stream)), len(streams))
         if place == len(streams):
             streams.append(stream)
+        places.append(place)
         field = (network.names.index(projection.target), resolve_channel(network, projection))
         if field not in fields:
             fields.append(field)
@@ -148,6 +151,7 @@ def build_theory(network: Network, dt: float) -> Theory:
         fields=tuple(fields[i] for i in order),
         dt=float(dt),
         dtype=dtype,
+        places=tuple(places),
     )
 
 
