@@ -1,9 +1,9 @@
 """neurofield: differentiable field theories of neural activity in JAX.
 
 Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `network`
-(neurons simulated), `lattice` (maximum entropy with time), `markov` (spiking networks as
-differential equations), `fit` (optimisation, checkpoints), `plot`. Importing the package imports
-nothing else: each room is loaded when first touched.
+(neurons simulated), `lattice` (maximum entropy with time), `meanfield` (Gaussian-process equations),
+`markov` (spiking networks as differential equations), `fit` (optimisation, checkpoints), `plot`.
+Importing the package imports nothing else: each room is loaded when first touched.
 """
 
 import lazy_loader as _lazy

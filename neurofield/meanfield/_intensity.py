@@ -46,6 +46,12 @@ def with_gradient(theory: Theory, gradient: str | None, nested: bool) -> Theory:
         modes = {getattr(theory.populations[i].neuron, "spike_gradient", None) for i in random}
         gradient = "intensity" if refused is None else modes.pop() if len(modes) == 1 else "none"
         gradient = gradient if gradient in GRADIENTS else "none"
+        gradient = "none" if nested and gradient == "score" else gradient
+    if gradient == "score" and nested:
+        raise ValueError(
+            'gradient="score": paths of a world act on each other, which the causal score of single '
+            'paths leaves out; take order="leading".'
+        )
     if gradient == "intensity":
         if refused is not None:
             raise ValueError(f'gradient="intensity": {refused}')

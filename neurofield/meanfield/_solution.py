@@ -32,6 +32,9 @@ class Solution(eqx.Module):
       time]`: of the population means; `None` at leading order.
     - `response`: `[field, lag]`, change of the mean output at a step per unit of the field at the
       step `lag` earlier, as a density in time (1/s); `None` where it was not asked for.
+    - `variance_response`: `[field, lag]`, the same per unit of variance of the field, where that
+      follows the means at once (binary neurons, spikes through `Delta`); else `None`.
+    - `stream_response`: `[stream, field, lag]`, of what plastic synapses transmit; else `None`.
     - `*_error`: standard errors, over independent groups of paths; `None` for closed forms.
     - `replicas`: the estimates above of each independent group of paths, `[replica, ...]` by name,
       from whose spread the errors are; `None` for closed forms.
@@ -53,9 +56,13 @@ class Solution(eqx.Module):
     input_covariance_error: Float[Array, "field *times"] | None
     input_quenched_error: Float[Array, "field"] | None
     shared_covariance: Float[Array, "field field *times"] | None
+    shared_covariance_error: Float[Array, "field field *times"] | None
     population_covariance: Float[Array, "population population *times"] | None
     population_covariance_error: Float[Array, "population population *times"] | None
     response: Float[Array, "field lag"] | None
+    response_error: Float[Array, "field lag"] | None
+    variance_response: Float[Array, "field lag"] | None
+    stream_response: Float[Array, "stream field lag"] | None
     moments: Moments | None  # of the streams, `[replica, ...]`: where a new solve can start
     diagnostics: Any
     result: RESULTS

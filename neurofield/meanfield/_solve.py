@@ -60,7 +60,7 @@ def solve(
     window: float | None = None,
     initial: Solution | None = None,
     rtol: float | None = None,
-    max_steps: int = 60,
+    max_steps: int = 200,
     damping: float = 0.5,
     response: bool = True,
     jitter: float | None = None,
@@ -218,7 +218,10 @@ def solve(
     solution = _solution(network, theory, found, moments, result, stats, settings)
     if method == "stationary":
         plain = Sampling(num_steps, num_warm, num_lags, per_replica)
-        diagnostics = measure_diagnostics(keys, theory, network, found, plain)
+        assert moments is not None
+        # Fields of this order hold the shared noise already.
+        quiet = dataclasses.replace(theory, shared=()) if order == "shared" else theory
+        diagnostics = measure_diagnostics(keys, quiet, network, found, moments, plain)
         solution = eqx.tree_at(lambda s: s.diagnostics, solution, diagnostics, is_leaf=_is_none)
     return solution
 
