@@ -19,7 +19,6 @@ dt = 1e-3
 method = "stationary"
 max_lag = 0.03
 num_paths = 128
-response = false
 seed = 3
 
 [check]

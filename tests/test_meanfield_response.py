@@ -1,5 +1,6 @@
 """Responses, transfer functions and stability against closed forms."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,10 +59,7 @@ def test_frequencies_beyond_the_grid_and_missing_responses_are_errors(linear):
         transfer_function(linear, jnp.asarray([11.0]))
     with pytest.raises(ValueError, match="one-dimensional"):
         transfer_function(linear, jnp.asarray(1.0))
-    bare = solve(
-        rates(-2.0), 20.0, DT, method="stationary", key=jax.random.key(0), num_paths=8,
-        response=False, max_steps=1, throw=False,
-    )  # fmt: skip
+    bare = eqx.tree_at(lambda s: s.response, linear, None)
     for fn in (gain, stability):
         with pytest.raises(ValueError, match="no response"):
             fn(bare)
@@ -125,6 +123,17 @@ def test_encirclements_count_the_roots_outside_the_unit_circle(linear, delay):
         roots = np.roots(polynomial)
         assert int(found.encirclements) == np.sum(np.abs(roots) > 1)
         assert bool(found.stable) == (np.max(np.abs(roots)) < 1)
+
+
+def test_diagnostics_tell_stability_and_causality(linear):
+    found, told = stability(linear), linear.diagnostics
+    assert bool(told.stable)
+    assert bool(found.stable)
+    assert float(told.least_determinant) == pytest.approx(float(found.least))
+    assert float(told.crossing_frequency) == pytest.approx(float(found.crossing))
+    # 120 scores: their largest has the median 2.76, and is above 4.6 once in 2000 times.
+    assert float(told.causality_expected) == pytest.approx(2.761, abs=1e-3)
+    assert 1.5 < float(told.causality) < 4.6
 
 
 def test_the_delayed_loop_turns_unstable_where_its_closed_form_says(linear):

@@ -271,8 +271,13 @@ def test_synchronous_qif_networks_are_flagged(weight, current, sd, stable):
     solution = solve(
         net, 2.0, 5e-4, method="stationary", key=jax.random.key(0), num_paths=400, max_lag=0.2
     )
-    found = stability(solution)
-    assert bool(found.stable) == stable
+    found, told = stability(solution), solution.diagnostics
+    assert bool(found.stable) == bool(told.stable) == stable
+    assert float(told.least_determinant) == pytest.approx(float(found.least), rel=1e-9)
+    assert float(told.crossing_frequency) == pytest.approx(float(found.crossing), rel=1e-9)
+    # Slow changes die out in both: frequency zero alone would not tell.
+    assert told.leading_gain < 0
+    assert float(told.causality) < float(told.causality_expected) + 2
     assert abs(float(solution.mean[0]) / (23.824 if stable else 21.081) - 1) < 0.02
     if not stable:
         assert int(found.encirclements) == 2

@@ -169,7 +169,7 @@ def _diagnosed(solution: meanfield.Solution) -> dict[str, Any] | None:
     fields = [" ".join(field) for field in solution.fields]
     return {
         "leading_gain": finite(found.leading_gain),
-        "stable": found.stable,
+        "stable": None if found.stable is None else bool(found.stable),
         **{
             key: {f: finite(float(v)) for f, v in zip(fields, np.asarray(x), strict=True)}
             for key, x in parts.items()
@@ -205,8 +205,8 @@ def _report(summary: dict[str, Any], table: str | None, json: bool) -> int:
         [[row["population"], *(cell(row, key) for key in keys)] for row in summary["populations"]],
     )
     found = summary["diagnostics"]
-    if found is not None and not found["stable"]:
-        print(f"UNSTABLE: the leading gain {found['leading_gain']:.3g} is above 1.")
+    if found is not None and found["stable"] is False:
+        print("UNSTABLE: fluctuations of the population means grow; networks do something else.")
     if table is not None:
         print(table)
     print(

@@ -1,4 +1,4 @@
-"""How far a solution can be trusted: what every stationary solve says of itself, and `diagnose`."""
+"""How far a solution can be trusted: what every solve that draws paths says of itself."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
+from scipy import stats
 
 from neurofield._numerics import contract
 from neurofield.network import (
@@ -22,7 +23,9 @@ from neurofield.network import (
     resolve_channel,
 )
 
-from ._stationary import Fields, Sampled, Sampling, _taper, sample
+from ._response import Responses, causality_sums, scores
+from ._stability import nyquist
+from ._stationary import Fields, Moments, Sampled, Sampling, _taper, sample
 from ._theory import Theory
 
 
@@ -42,7 +45,13 @@ class Diagnostics(eqx.Module):
       over the draws of their connections and of their heterogeneity.
     - `shared_share`: `[field]`, share of the fluctuations at frequency zero that a field would owe
       to the finite sizes, which neurons of a population share; leading order takes it to be small.
-    - `causality`: the largest z-score of a correlation of outputs with later inputs.
+    - `stable`: whether no fluctuation of the population means grows, at any frequency;
+      `least_determinant`: the smallest modulus of det(1 - R W) over frequencies, close to 0 near an
+      instability; `crossing_frequency`: hertz, of the oscillation that sets in first, or has (0 for
+      a drift). See `stability`, which has all of it. `None` without a response.
+    - `causality`: the largest modulus of the z-scores of correlations of outputs with what is new
+      in later inputs, of which there are none in truth; `causality_expected`: the median of the
+      largest of as many normal numbers. `None` without a response.
     - `half_step`, `more_paths`: `[population]`, changes of the mean output at half the step, and
       with twice the paths and other random numbers; from `diagnose`. `half_step_error`,
       `more_paths_error`.
@@ -55,7 +64,11 @@ class Diagnostics(eqx.Module):
     gain_error: Float[Array, "population population"] | None = None
     finite_size: Float[Array, "population population"] | None = None
     shared_share: Float[Array, "field"] | None = None
+    stable: Bool[Array, ""] | None = None
+    least_determinant: Float[Array, ""] | None = None
+    crossing_frequency: Float[Array, ""] | None = None
     causality: Float[Array, ""] | None = None
+    causality_expected: Float[Array, ""] | None = None
     half_step: Float[Array, "population"] | None = None
     half_step_error: Float[Array, "population"] | None = None
     more_paths: Float[Array, "population"] | None = None
@@ -63,15 +76,10 @@ class Diagnostics(eqx.Module):
 
     @property
     def leading_gain(self) -> float:
-        """The largest real part of the eigenvalues of `gain`: close to 1 near an instability."""
+        """The largest real part of the eigenvalues of `gain`: 1 where slow changes grow."""
         if self.gain is None:
             raise ValueError("this solution has no gain: it is of stationary solves that draw.")
         return float(np.linalg.eigvals(np.asarray(self.gain)).real.max())
-
-    @property
-    def stable(self) -> bool:
-        """Whether the state is stable to slow changes; of faster ones see `stability`."""
-        return self.leading_gain < 1
 
     @property
     def shift(self) -> Float[Array, "population"] | None:
@@ -81,7 +89,7 @@ class Diagnostics(eqx.Module):
     def __str__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.gain is not None:
-            shown |= {"leading_gain": self.leading_gain, "stable": self.stable}
+            shown["leading_gain"] = self.leading_gain
         return "\n".join(
             f"{name}: {np.array2string(np.asarray(value), precision=3, separator=', ')}"
             for name, value in shown.items()
@@ -177,35 +185,63 @@ def measure_diagnostics(
     theory: Theory,
     network: Network,
     replicas: dict[str, Float[Array, "replica ..."]],
+    moments: Moments,
     sampling: Sampling,
 ) -> Diagnostics:
     """Diagnostics of a stationary solution, from paths through the fields of each replica.
 
     No derivatives pass.
     """
-    arrays, rest = eqx.partition((theory, network, replicas), eqx.is_array)
-    theory, network, replicas = eqx.combine(jax.lax.stop_gradient(arrays), rest)
+    arrays, rest = eqx.partition((theory, network, replicas, moments), eqx.is_array)
+    theory, network, replicas, moments = eqx.combine(jax.lax.stop_gradient(arrays), rest)
     third = third_cumulants(network, theory)
     names = ("mean", "covariance", "quenched", "input_mean", "input_covariance", "input_quenched")
-    groups = _of_replicas(keys, theory, third, {name: replicas[name] for name in names}, sampling)
+    own = {name: replicas[name] for name in names}
+    groups, sums = _of_replicas(keys, theory, third, own, sampling, "response" in replicas)
     found = {name: jnp.mean(x, axis=0) for name, x in groups.items()}
     count = len(replicas["mean"])
     size = jnp.maximum(jnp.abs(found.pop("mean")), jnp.finfo(theory.dtype).tiny)
     error = jnp.std(groups["mean"], axis=0, ddof=1) / count**0.5
     found["gain_error"] = found["gain_error"] / count**0.5
+    if sums is not None:
+        names = ("response", "variance_response", "stream_response")
+        responses = [replicas.get(name) for name in names]
+        found |= _of_responses(theory, responses, moments.mean, sums)
     return Diagnostics(**found, mean_error=error / size)
 
 
 @eqx.filter_jit
-def _of_replicas(keys, theory, third, replicas, sampling) -> dict[str, Array]:
-    def one(args: tuple[Array, dict[str, Array]]) -> dict[str, Array]:
+def _of_replicas(keys, theory, third, replicas, sampling, causality: bool):
+    def one(args: tuple[Array, dict[str, Array]]) -> tuple[dict[str, Array], Array | None]:
         key, found = args
         law = Fields(found["input_mean"], found["input_covariance"], found["input_quenched"])
         sampled = sample(key, theory, law, sampling)
         found = {**found, **path_statistics(theory, sampled), "clipped": sampled.clipped}
-        return {**diagnose_paths(theory, third, found), "mean": found["mean"]}
+        sums = None
+        if causality:
+            owner = jnp.asarray([p for p, _ in theory.fields], jnp.int32)
+            sums = causality_sums(sampled.x[:, owner], sampled.h, sampling.num_lags)
+        return {**diagnose_paths(theory, third, found), "mean": found["mean"]}, sums
 
     return jax.lax.map(one, (keys, replicas))
+
+
+@eqx.filter_jit
+def _of_responses(theory, responses, mean, sums) -> dict[str, Array]:
+    """Stability, from the responses of all replicas together, and causality."""
+    # As changes per unit in one step.
+    output, variance, stream = jax.tree.map(lambda x: jnp.mean(x, axis=0) * theory.dt, responses)
+    found = nyquist(theory, Responses(output, variance, stream), jnp.mean(mean, axis=0))
+    z = jnp.abs(scores(jnp.concatenate(sums, axis=-1)))
+    return {
+        "stable": found.stable,
+        "least_determinant": found.least,
+        "crossing_frequency": found.crossing,
+        "causality": jnp.max(z),
+        "causality_expected": jnp.asarray(
+            stats.norm.isf((1 - 0.5 ** (1 / z.size)) / 2), theory.dtype
+        ),
+    }
 
 
 def _at_zero(covariance: Float[Array, "row lag"], dt: float) -> Float[Array, "row"]:

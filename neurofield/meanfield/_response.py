@@ -178,11 +178,25 @@ def two_time_response(
 def causality_scores(
     x: Float[Array, "time row path"], h: Float[Array, "time row path"], num_lags: int
 ) -> Float[Array, "row lag"]:
-    """z-scores of E[x(t) e(t + l)] = 0, l = 1 .. num_lags, e the innovations of stationary h.
+    """z-scores of E[x(t) e(t + l)] = 0, l = 1 .. num_lags / 2, e the innovations of stationary h.
 
-    The innovation is what the past of h does not predict; a causal neuron cannot know it. Over
-    paths, which are independent. Among n scores the largest is about sqrt(2 log n) by chance.
+    The innovation is what the last `num_lags` of h do not predict; a causal neuron that forgets
+    within half of them cannot know it. Over paths, which are independent. Among n scores the
+    largest is about sqrt(2 log n) by chance.
     """
+    return scores(causality_sums(x, h, num_lags))
+
+
+def scores(sums: Float[Array, "lag row path"]) -> Float[Array, "row lag"]:
+    """z-scores of the means over paths; 0 where nothing varies."""
+    mean, spread = jnp.mean(sums, axis=2), jnp.std(sums, axis=2, ddof=1)
+    return (mean / jnp.where(spread > 0, spread, 1)).T * np.sqrt(sums.shape[2])
+
+
+def causality_sums(
+    x: Float[Array, "time row path"], h: Float[Array, "time row path"], num_lags: int
+) -> Float[Array, "lag row path"]:
+    """Sums over time of what `causality_scores` is about."""
     h = h - jnp.mean(h, axis=(0, 2))[None, :, None]
     gram, cross = _normal_equations(
         jnp.roll(h, -1, axis=0).at[-1].set(0), h, num_lags
@@ -198,9 +212,7 @@ def causality_scores(
     x = (x - jnp.mean(x, axis=(0, 2))[None, :, None])[num_lags + 1 :]
     n = 2 * x.shape[0]
     product = _times(jnp.conj(jnp.fft.rfft(x, n=n, axis=0)), jnp.fft.rfft(innovation, n=n, axis=0))
-    sums = jnp.fft.irfft(product, n=n, axis=0)[1 : num_lags + 1]
-    mean, spread = jnp.mean(sums, axis=2), jnp.std(sums, axis=2, ddof=1)
-    return (mean / jnp.where(spread > 0, spread, 1)).T * np.sqrt(x.shape[2])
+    return jnp.fft.irfft(product, n=n, axis=0)[1 : max(num_lags // 2, 1) + 1]
 
 
 def _differentiated(key, theory: Theory, law: Fields, sampling: Sampling) -> Array:
