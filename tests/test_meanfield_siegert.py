@@ -103,21 +103,19 @@ def test_derivatives(fn):
     np.testing.assert_allclose(second, differences, rtol=1e-5, atol=1e-8)
 
 
-def test_extremes_are_finite():
-    mean = jnp.array([-1e6, -300.0, 19.999, 20.0, 20.001, 1e6])
-    sd = jnp.array([0.0, 1e-30, 1e-6, 1.0, 1e6])
-    grid = [x.ravel() for x in jnp.meshgrid(mean, sd)]
-    for dtype in (jnp.float64, jnp.float32):
-        arguments = [x.astype(dtype) for x in grid]
-        for fn in (siegert, coefficient_of_variation):
-            value, slope = jax.jit(
-                jax.vmap(jax.value_and_grad(lambda m, s, fn=fn: fn(m, s, **CELL), argnums=(0, 1)))
-            )(*arguments)
-            assert jnp.isfinite(value).all()
-            assert (value >= 0).all()
-            kink = (arguments[0] == 20) & (arguments[1] == 0)  # where the slope is infinite
-            for one in slope:
-                assert (jnp.isfinite(one) | kink).all()
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
+def test_extremes_are_finite(dtype):
+    mean = jnp.array([-1e6, -300.0, 19.999, 20.0, 20.001, 1e6], dtype)
+    sd = jnp.array([0.0, 1e-30, 1e-6, 1.0, 1e6], dtype)
+    mean, sd = (x.ravel() for x in jnp.meshgrid(mean, sd))
+    kink = (mean == 20) & (sd == 0)  # where the slope is infinite
+    for fn in (siegert, coefficient_of_variation):
+        both = jax.value_and_grad(lambda m, s, fn=fn: fn(m, s, **CELL), argnums=(0, 1))
+        value, slopes = jax.jit(jax.vmap(both))(mean, sd)
+        assert jnp.isfinite(value).all()
+        assert (value >= 0).all()
+        for slope in slopes:
+            assert (jnp.isfinite(slope) | kink).all()
 
 
 @pytest.mark.parametrize("modulation", ["mean", "variance"])
@@ -162,30 +160,39 @@ def test_transfer_limits():
     np.testing.assert_allclose(response[1][:, 1:], expected, rtol=0.04)
 
 
+NAMES = ("mean", "sd", "tau", "threshold", "reset", "refractory", "synaptic_tau")
+POINT = np.array([21.0, 5.0, 0.02, 20.0, 10.0, 0.002, 5e-4])
+# About 8 Hz the slow form gives way to the fast one.
+FREQUENCY = np.array([0.0, 3.0, 7.9, 8.1, 40.0, 700.0])
+
+
+def response(x, f):
+    z = lif_transfer_function(f, **dict(zip(NAMES, x, strict=True)))
+    return jnp.stack([z.real, z.imag])
+
+
 def test_transfer_derivatives():
-    at = jnp.array([21.0, 5.0, 0.02, 20.0, 10.0, 0.002, 5e-4])
-    names = ("mean", "sd", "tau", "threshold", "reset", "refractory", "synaptic_tau")
-    frequency = jnp.array([0.0, 3.0, 7.9, 8.1, 40.0, 700.0])
-
-    def response(x, f):
-        z = lif_transfer_function(f, **dict(zip(names, x, strict=True)))
-        return jnp.stack([z.real, z.imag])
-
+    at, frequency = jnp.asarray(POINT), jnp.asarray(FREQUENCY)
     compiled = jax.jit(response)
-    forward = jax.jit(jax.jacfwd(response, argnums=(0, 1)))(at, frequency)
-    backward = jax.jit(jax.jacrev(response))(at, frequency)
-    np.testing.assert_allclose(forward[0], backward, rtol=1e-9, atol=1e-12)
-    for i, scale in enumerate([1, 1, 0.02, 1, 1, 0.002, 5e-4]):
-        step = jnp.zeros(7).at[i].set(1e-4 * scale)
-        differences = (compiled(at + step, frequency) - compiled(at - step, frequency)) / (
-            2e-4 * scale
-        )
+    by_cell, by_frequency = jax.jit(jax.jacfwd(response, argnums=(0, 1)))(at, frequency)
+    for i in range(7):
+        h = 1e-4 * at[i]
+        differences = compiled(at.at[i].add(h), frequency) - compiled(at.at[i].add(-h), frequency)
+        differences = differences / (2 * h)
         size = np.abs(differences).max()
-        np.testing.assert_allclose(forward[0][..., i], differences, atol=1e-6 * size)
-    step = 1e-4
-    differences = (compiled(at, frequency + step) - compiled(at, frequency - step)) / (2 * step)
-    by_frequency = jnp.diagonal(forward[1], axis1=1, axis2=2)
+        np.testing.assert_allclose(by_cell[..., i], differences, atol=1e-6 * size)
+    h = 1e-4
+    differences = (compiled(at, frequency + h) - compiled(at, frequency - h)) / (2 * h)
+    by_frequency = jnp.diagonal(by_frequency, axis1=1, axis2=2)
     np.testing.assert_allclose(by_frequency, differences, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_transfer_reverse():
+    at, frequency = jnp.asarray(POINT), jnp.asarray(FREQUENCY)
+    forward = jax.jit(jax.jacfwd(response))(at, frequency)
+    backward = jax.jit(jax.jacrev(response))(at, frequency)
+    np.testing.assert_allclose(forward, backward, rtol=1e-9, atol=1e-12)
 
 
 def test_errors():

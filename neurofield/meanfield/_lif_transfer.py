@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Complex
 
 from neurofield._validate import finite, positive
 
+from ._complex_exp import complex_exp
 from ._siegert import lif_arrays, siegert, spread_limits
 
 _NUM_NODES = 40
@@ -118,33 +120,67 @@ def _moments(y: Array, omega: Array) -> tuple[tuple[Array, Array, Array], Array]
     psi' / 2 and psi'' / 4 are the integrals of t^(i omega) exp(-t^2 + 2 y t) and of t times it.
     Where `omega` is below 1, psi less its pole 1 / (i omega) instead of psi.
     """
-    log_t, t, step, scale = jax.lax.stop_gradient(_contour(y, omega))
-    y, omega = y[..., None], omega[..., None]
+    path = jax.lax.stop_gradient(_path(y, omega))
     order = 1 + 1j * omega
-    terms = step * jnp.exp(2 * y * t - t * t + order * log_t - scale[..., None])
-    first, second = jnp.sum(terms, axis=-1), jnp.sum(t * terms, axis=-1)
-    # By parts, psi is the integral of 2 (t - y) exp(-t^2 + 2 y t) times t^(i omega) / (i omega),
-    # and its pole that of the same times 1 / (i omega).
+    scale = (order * path.log_saddle + path.saddle * (2 * y - path.saddle)).real
+    scale = jax.lax.stop_gradient(scale)
     slow = omega < _SLOW
     calm = jnp.where(slow, omega, _SLOW)
-    without_pole = 2 * jnp.sum((t - y) * terms * log_t * _relative_loss(1j * calm * log_t), axis=-1)
-    fast = jnp.where(slow, 1, omega)[..., 0]
-    whole = 2 * (second - y[..., 0] * first) / (1j * fast)
-    return (first, second, jnp.where(slow[..., 0], without_pole, whole)), scale
+
+    def add(sums: tuple[Array, Array, Array], node: Array):
+        log_t, t, step = jax.lax.stop_gradient(path.at(node))
+        term = step * complex_exp(2 * y * t - t * t + order * log_t - scale)
+        # By parts, psi is the integral of 2 (t - y) exp(-t^2 + 2 y t) times t^(i omega) over
+        # i omega, and its pole that of the same without t^(i omega).
+        less = (t - y) * term * log_t * _relative_loss(1j * calm * log_t)
+        return (sums[0] + term, sums[1] + t * term, sums[2] + 2 * less), None
+
+    nodes = jnp.linspace(0, 1, _NUM_NODES, dtype=y.dtype)
+    zero = jnp.zeros_like(order)
+    (first, second, without_pole), _ = jax.lax.scan(add, (zero, zero, zero), nodes)
+    whole = 2 * (second - y * first) / (1j * jnp.where(slow, 1, omega))
+    return (first, second, jnp.where(slow, without_pole, whole)), scale
 
 
 def _relative_loss(x: Array) -> Array:
     """(1 - exp(-x)) / x, smooth through 0."""
-    near = jnp.abs(x) < 0.1
+    square = x.real**2 + x.imag**2
+    near = square < 0.01
     small, large = jnp.where(near, x, 0), jnp.where(near, 1, x)
     series = jnp.ones_like(x)
     for k in range(10, 1, -1):
         series = 1 - series * small * (1 / k)
-    return jnp.where(near, series, (1 - jnp.exp(-large)) / large)
+    # XLA's complex division guards against overflow, at the cost of the rest.
+    inverse = jnp.conj(large) * (1 / jnp.where(near, 1, square))
+    return jnp.where(near, series, (1 - complex_exp(-large)) * inverse)
 
 
-def _contour(y: Array, omega: Array) -> tuple[Array, Array, Array, Array]:
-    """log t, t, d log t, `[..., node]`, and the largest real exponent, of a path for `_moments`.
+class _Path(eqx.Module):
+    """log t = log|saddle| + v + i angle(v), v = (x + 1 - exp(-x)) / 2, from x of `first` on."""
+
+    saddle: Array
+    log_saddle: Array
+    first: Array
+    length: Array
+    angle: Array
+    turn: Array
+
+    def at(self, node: Array) -> tuple[Array, Array, Array]:
+        """log t, t, and the step of log t, at a `node` in [0, 1]."""
+        x = self.first + self.length * node
+        decay = jnp.exp(-x)
+        # It spreads the nodes where the integrand has a long tail.
+        v, dv = (x + 1 - decay) / 2, (1 + decay) / 2 * self.length * (1 / (_NUM_NODES - 1))
+        # The angle has the steepest slope at the saddle and vanishes for large v.
+        grown = jnp.exp(-jnp.abs(self.turn * v))
+        soft = jnp.maximum(-self.turn * v, 0) + jnp.log1p(grown)
+        share = jnp.where(v > 0, grown, 1) / (1 + grown)
+        log_t = jax.lax.complex(self.log_saddle.real + v, self.angle * soft)
+        return log_t, complex_exp(log_t), jax.lax.complex(dv, -dv * self.angle * self.turn * share)
+
+
+def _path(y: Array, omega: Array) -> _Path:
+    """A path for `_moments`, in log t.
 
     The exponent (1 + i omega) log t - t^2 + 2 y t of the integral over log t has one saddle in the
     right half plane. The path leaves it in the direction of steepest descent, turns to the
@@ -159,7 +195,6 @@ def _contour(y: Array, omega: Array) -> tuple[Array, Array, Array, Array]:
     log_radius, angle = jnp.log(jnp.abs(saddle)), jnp.angle(saddle)
     size = jnp.abs(curvature)
     slope = curvature.imag / (size + curvature.real)  # of half its angle
-    scale = (order * jax.lax.complex(log_radius, angle) + saddle * (2 * y - saddle)).real
 
     # How far to go. The exponent falls at least as strong (exp|v| - 1 - |v|) above the saddle, as
     # bend (1 - exp v)^2 + tail (exp v - 1 - v) below it.
@@ -177,25 +212,11 @@ def _contour(y: Array, omega: Array) -> tuple[Array, Array, Array, Array]:
     )
     below = _DEPTH / tail
     below = jnp.minimum(reach, below + jnp.sqrt(2 * below))
-    # v = (x + 1 - exp(-x)) / 2 spreads the nodes where the integrand has a long tail.
     first, last = _stretched(-below, -jnp.log1p(2 * below)), _stretched(above, above)
-    x = first[..., None] + (last - first)[..., None] * _along_nodes(y)
-    decay = jnp.exp(-x)
-    v, dv = (x + 1 - decay) / 2, (1 + decay) / 2 * ((last - first) / (_NUM_NODES - 1))[..., None]
-    # The angle is `angle` at the saddle, has `slope` there and vanishes for large v.
     angle = jnp.maximum(angle, tiny)
-    turn = (2 * _LN2 * slope / angle)[..., None]
-    angle = (angle / _LN2)[..., None]
-    grown = jnp.exp(-jnp.abs(turn * v))
-    soft = jnp.maximum(-turn * v, 0) + jnp.log1p(grown)
-    share = jnp.where(v > 0, grown, 1) / (1 + grown)
-    log_t = jax.lax.complex(log_radius[..., None] + v, angle * soft)
-    return log_t, jnp.exp(log_t), jax.lax.complex(dv, -dv * angle * turn * share), scale
-
-
-def _along_nodes(y: Array) -> Array:
-    nodes = jnp.linspace(0, 1, _NUM_NODES, dtype=y.dtype)
-    return nodes.reshape((1,) * y.ndim + (-1,))
+    log_saddle = jax.lax.complex(log_radius, angle)
+    turn = 2 * _LN2 * slope / angle
+    return _Path(saddle, log_saddle, first, last - first, angle / _LN2, turn)
 
 
 def _stretched(v: Array, x: Array) -> Array:

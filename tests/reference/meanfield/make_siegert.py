@@ -89,7 +89,8 @@ def transfer(frequency, mean, sd, cell, nu):
     return by_mean, nu / mpf(sd) ** 2 / (2 + order) / 2 * second / below
 
 
-def chebyshev(count=28, scale=mpf("2.5"), num=60):
+def chebyshev(count=28, num=60):
+    scale = mpf("2.5")
     angles = [mp.pi * (i + mpf(1) / 2) / num for i in range(num)]
     points = [scale * (1 + mp.cos(a)) / (1 - mp.cos(a)) for a in angles]
     values = [(x + scale) * rest(x) for x in points]
