@@ -220,7 +220,7 @@ def solve_binary(equations: BinaryEquations, shared: bool) -> BinaryState:
         input_mean=mean,
         input_variance=variance,
         input_static=frozen,
-        residual=jnp.max(jnp.abs(error)),
+        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(error))),
         temporal=flat.reshape(start.shape),
         length=length,
         equations=equations,

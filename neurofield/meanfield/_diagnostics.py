@@ -147,7 +147,8 @@ def diagnose_paths(
     for s, p in enumerate(theory.sources):
         stream = theory.streams[s]
         plain = stream.plasticity is None
-        area = area.at[s, p].set(stream.kernel.area() if plain else share[s])
+        value = stream.kernel.area() if plain else share[s]
+        area = area.at[s, p].set(value.astype(theory.dtype))
     weights = contract("fs,sp->fp", theory.mean, area)
     gain = contract("pf,fq->pq", response, weights)
     gain_error = jnp.sqrt(contract("pf,fq->pq", response_error**2, weights**2))

@@ -224,7 +224,7 @@ def integrators(equations: Equations) -> Integrators:
         voltage_mean=voltage,
         voltage_variance=variance,
         voltage_static=frozen,
-        residual=jnp.max(jnp.abs(error)),
+        residual=jax.lax.stop_gradient(jnp.max(jnp.abs(error))),
         temporal=temporal,
         length=equations.length,
         output=output,
