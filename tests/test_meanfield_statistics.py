@@ -235,6 +235,16 @@ def test_observables_of_a_raster_are_those_of_brute_force():
     assert isinstance(found.error, Observables)
     # Neurons differ: the error of the mean rate is at least that of their spread.
     assert float(found.error.rate[0]) >= 0.9 * x.mean(1).std(ddof=1) / 2 / 0.01
+    other = Raster(
+        spikes[:, ::2], 0.01, populations=raster.populations, population_names=("a", "b")
+    )
+    both = measure_observables([raster, other], (0, 3), num_blocks=8)
+    apart = found.rate - measure_observables(other, (0, 3), num_blocks=8).rate
+    np.testing.assert_allclose(both.rate, found.rate - apart / 2)
+    # Of two: half of their distance is the standard error of their mean.
+    np.testing.assert_allclose(both.error.rate, jnp.abs(apart) / 2)
+    with pytest.raises(ValueError, match="two rasters or more"):
+        measure_observables([raster], (0,))
     with pytest.raises(ValueError, match="fewer than three"):
         measure_observables(Raster(spikes, 0.01, populations=np.repeat([0, 1], [1, 6])), (0,))
 

@@ -375,8 +375,13 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
         if not math.isfinite(length):
             result = RESULTS.singular
             break
-        new, theirs = _linearised(free + move, problem, types, names)
-        better = bool(jnp.sum(new**2) < jnp.sum(residual**2)) and bool(jnp.isfinite(theirs).all())
+        there = jnp.stack([types[n].forward(free[i] + move[i]) for i, n in enumerate(names)])
+        better = False
+        # Far out on a logarithmic scale there are no numbers left.
+        if bool(jnp.isfinite(there).all()):
+            new, theirs = _linearised(free + move, problem, types, names)
+            less = bool(jnp.sum(new**2) < jnp.sum(residual**2))
+            better = less and bool(jnp.isfinite(theirs).all())
         if better:
             free, residual, jacobian = free + move, new, theirs
             damping /= 10

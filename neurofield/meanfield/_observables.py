@@ -88,7 +88,7 @@ def predict_observables(
 
 
 def measure_observables(
-    raster: Raster,
+    raster: Raster | Sequence[Raster],
     lags: Sequence[int] = (0, 1, 2, 4, 8),
     *,
     num_blocks: int = 16,
@@ -98,10 +98,14 @@ def measure_observables(
     Errors are from the jackknife over `num_blocks` equal stretches of time, which must be longer
     than the correlations, and over the neurons: the larger of both for each number, since neurons
     are the sample for what differs between them, and time for what they share. What another
-    network of the same law would do differently is in neither.
+    network of the same law would do differently is in neither: for that give several rasters, each
+    of a network of its own; results are their means, and errors are from the spread between them.
 
-    Raises `ValueError` for a raster without populations, of several trials or with masked bins.
+    Raises `ValueError` for a raster without populations, of several trials or with masked bins, and
+    for rasters that differ in their populations or bins.
     """
+    if not isinstance(raster, Raster):
+        return _between([measure_observables(x, lags, num_blocks=num_blocks) for x in raster])
     if raster.populations is None:
         raise ValueError("the raster has no populations; give them to Raster.")
     if raster.spikes.ndim != 2 or raster.mask is not None:
@@ -135,6 +139,23 @@ def measure_observables(
     apart = {name: jnp.concatenate(both[name]) for name in FIELDS}
     spread = Observables(**error, error=None, **shape)
     return Observables(**found, error=spread, deviations=apart, **shape)
+
+
+def _between(each: list[Observables]) -> Observables:
+    """Means over networks, with the errors of their spread."""
+    if len(each) < 2:
+        raise ValueError(f"errors are from the spread of two rasters or more, got {len(each)}.")
+    first = each[0]
+    if any((x.labels, x.bin_width) != (first.labels, first.bin_width) for x in each):
+        raise ValueError("rasters must be of the same populations and bins.")
+    values = {name: jnp.stack([getattr(x, name) for x in each]) for name in FIELDS}
+    mean = {name: jnp.mean(x, axis=0) for name, x in values.items()}
+    scale = (len(each) * (len(each) - 1)) ** -0.5
+    apart = {name: scale * (x - mean[name][None]) for name, x in values.items()}
+    error = {name: _norm(x) for name, x in apart.items()}
+    shape = {"lags": first.lags, "bin_width": first.bin_width, "labels": first.labels}
+    spread = Observables(**error, error=None, **shape)
+    return Observables(**mean, error=spread, deviations=apart, **shape)
 
 
 def observe(
