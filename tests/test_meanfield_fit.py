@@ -164,6 +164,31 @@ def test_rate_network_matched_to_a_binary_one_has_its_moments():
 
 
 @pytest.mark.slow
+def test_a_linear_network_under_white_input_has_its_closed_form():
+    """White input of level P = 2 / dt + g^2 P (its power at frequency zero), through one step."""
+    dt, gain = 0.1, 0.6
+    rate = network.Rate(phi=_identity, tau=1.0)
+    net = network.Network(
+        [network.Population("x", rate, 100, network.WhiteNoise(2.0))],
+        [network.Projection("x", "x", network.gaussian(0.0, gain))],
+    )
+    options = {"key": jax.random.key(0), "num_paths": 4096, "num_replicas": 8, "max_lag": 12.0}
+    options |= {"method": "stationary", "response": False}
+    found = meanfield.solve(net, 60.0, dt, white=True, **options)
+    truth = np.tanh(dt / 2) * 2 / dt / (1 - gain**2)
+    error = float(found.covariance_error[0, 0])
+    assert abs(float(found.covariance[0, 0]) - truth) < 4 * error
+    # With its colour 1 / sqrt(1 - g^2).
+    assert truth - (1 - gain**2) ** -0.5 > 6 * error
+    with pytest.raises(ValueError, match="leading order"):
+        meanfield.solve(net, 60.0, dt, white=True, order="shared", **options)
+
+
+def _identity(x):
+    return x
+
+
+@pytest.mark.slow
 def test_features_do_what_theory_says():
     drive = network.Drive(network.Constant(10.0), network.Poisson(1000.0, 0.3))
     neuron = network.EscapeLIF(resets=False, hazard="erf", rate=100.0, threshold=15.0, width=4.0)
@@ -174,6 +199,7 @@ def test_features_do_what_theory_says():
     found = compare_features(net, 0.3, 1e-3, key=jax.random.key(0), num_paths=512, max_lag=0.06)
     assert found.variants == (
         "as it is", "no discreteness", "no indegree", "no sparseness", "no noise", "no shot",
+        "no colour",
     )  # fmt: skip
 
     def change(variant, quantity):
@@ -193,7 +219,12 @@ def test_features_do_what_theory_says():
     # Poisson input of many small jumps is near to Gaussian.
     shift, error = change("no shot", "mean")
     assert abs(shift) < 0.02 * found.value[0, 0, 0] + 4 * error
-    assert len(found.table()) == 6 * 5
+    # White noise has no correlation time but half a step; that of spikes is nearly white.
+    times = found.quantities.index("correlation time")
+    assert float(found.value[-1, times, 0]) == pytest.approx(0.5e-3, rel=1e-6)
+    faster, error = change("no colour", "correlation time")
+    assert faster < -4 * error
+    assert len(found.table()) == 7 * 5
     assert "no noise" in str(found)
 
 

@@ -17,6 +17,9 @@ from ._switch import FEATURES
 
 _QUANTITIES = ("mean", "sd of neurons", "input noise", "correlation time", "population noise")
 
+# A feature of the theory, not of the network.
+_COLOUR = "colour"
+
 
 class FeatureComparison(eqx.Module):
     """Statistics of a network as it is and with features switched off; `print` shows the table.
@@ -84,6 +87,7 @@ def compare_features(
     - `"sparseness"`: dense Gaussian weights of the same mean and variance, which are equal at
       leading order: what sparse weights do beyond it is in `Diagnostics.skewness`.
     - `"noise"`: private noise, Poisson input and heterogeneity replaced by their means.
+    - `"colour"`: recurrent input as white noise of its power at frequency zero.
     - `"shot"`: private Poisson input as Gaussian noise of the same covariance.
     - `"heterogeneity"`: `Quenched` drives left out.
 
@@ -91,15 +95,22 @@ def compare_features(
     Host function. Raises `ValueError` for unknown features and those that a network cannot do
     without.
     """
-    if features is None:
-        features = [name for name in FEATURES if _applies(name, network)]
-    unknown = [name for name in features if name not in FEATURES]
-    if unknown:
-        raise ValueError(f"unknown features {unknown}; known are {', '.join(FEATURES)}.")
-    variants = {"as it is": network} | {f"no {name}": FEATURES[name](network) for name in features}
+    known = (*FEATURES, _COLOUR)
     options = {"method": "stationary", "response": False} | solve_options
+    if features is None:
+        features = [name for name in known if _applies(name, network, options)]
+    unknown = [name for name in features if name not in known]
+    if unknown:
+        raise ValueError(f"unknown features {unknown}; known are {', '.join(known)}.")
+    changed = {name: FEATURES[name](network) for name in features if name != _COLOUR}
+    variants = {"as it is": (network, options)} | {
+        f"no {name}": (network, options | {"white": True})
+        if name == _COLOUR
+        else (changed[name], options)
+        for name in features
+    }
     values = np.stack(  # [variant, replica, quantity, population]
-        [_quantities(solve(net, duration, dt, key=key, **options)) for net in variants.values()]
+        [_quantities(solve(net, duration, dt, key=key, **own)) for net, own in variants.values()]
     )
     count = values.shape[1]
     change = values - values[:1]
@@ -114,8 +125,12 @@ def compare_features(
     )
 
 
-def _applies(name: str, network: Network) -> bool:
+def _applies(name: str, network: Network, options: dict[str, Any]) -> bool:
     """Whether a feature is there to be switched off."""
+    if name == _COLOUR:
+        # Binary neurons see the input of an instant: of white noise they would see no end.
+        plain = options["method"] == "stationary" and options.get("order", "leading") == "leading"
+        return plain and all(p.neuron.kind != "binary" for p in network.populations)
     if name == "discreteness":
         kinds = [p.neuron.kind for p in network.populations]
         known = all(k != "spike" or hasattr(p.neuron, "hazard") for k, p in

@@ -65,6 +65,7 @@ def solve(
     response: bool = True,
     jitter: float | None = None,
     gradient: str | None = None,
+    white: bool = False,
     throw: bool = True,
 ) -> Solution:
     """Means and covariances of a network's activity, without simulating the network.
@@ -112,6 +113,8 @@ def solve(
       for spikes and binary states by default; `max_steps`, `damping`: of the iteration.
     - `response`: whether to measure the linear response of the neurons (stationary states).
     - `jitter`: relative white noise that keeps covariances positive definite.
+    - `white`: give the recurrent input the power that it has at frequency zero at all frequencies
+      (stationary states at leading order): what its colour does is the difference.
     - `throw`: raise where the result is not one; else see `result`.
 
     **Gradients** with respect to the network's parameters, through reparameterised fields and by
@@ -135,7 +138,12 @@ def solve(
     network = check_network(network, dt)
     theory = build_theory(network, dt)
     closed = None
-    if method in (None, "analytic", "diffusion") and order == "leading":
+    if white and (method not in (None, "stationary") or order != "leading"):
+        raise ValueError(
+            'white=True is for stationary states at leading order: take method="stationary" and '
+            'order="leading".'
+        )
+    if method in (None, "analytic", "diffusion") and order == "leading" and not white:
         num_lags = _num_lags(duration, dt, max_lag)
         if method == "diffusion":
             closed = diffusion(network, theory, num_lags)
@@ -144,9 +152,9 @@ def solve(
         if closed is not None:
             method = "diffusion" if method == "diffusion" else "analytic"
             return _closed_solution(network, theory, closed, method, throw)
-    theory = with_gradient(theory, gradient, order == "nested")
+    theory = dataclasses.replace(with_gradient(theory, gradient, order == "nested"), white=white)
     if method is None:
-        method = "march" if depends_on_time(network) else "stationary"
+        method = "march" if depends_on_time(network) and not white else "stationary"
     _check(network, theory, method, order, key, num_paths, num_replicas)
     assert key is not None
     num_steps = _whole("duration", duration, dt)
@@ -214,6 +222,7 @@ def solve(
         **{"num_paths": num_paths, "num_replicas": num_replicas, "warm_up": warm_up},
         **{"max_lag": max_lag, "window": window, "rtol": rtol, "max_steps": max_steps},
         **{"damping": damping, "response": response, "jitter": jitter, "gradient": gradient},
+        "white": white,
     }
     solution = _solution(network, theory, found, moments, result, stats, settings)
     if method == "stationary":

@@ -68,13 +68,17 @@ class Sampling(eqx.Module):
 def field_law(theory: Theory, moments: Moments) -> Fields:
     """The law of the fields that follows from what the streams transmit (eqs. 4, 5)."""
     squared = moments.mean**2
-    return Fields(
-        theory.input_mean(moments.mean),
-        theory.input_covariance(
-            moments.second, jnp.broadcast_to(squared[:, None], moments.second.shape)
-        ),
-        theory.input_covariance(moments.quenched, squared),
+    covariance = theory.input_covariance(
+        moments.second, jnp.broadcast_to(squared[:, None], moments.second.shape)
     )
+    static = theory.input_covariance(moments.quenched, squared)
+    if theory.white:
+        # All power at the level of frequency zero; the static part stays.
+        moving = (covariance - static[:, None]) * _taper(covariance.shape[1], theory.dtype)[None]
+        level = jnp.maximum(2 * jnp.sum(moving, axis=1) - moving[:, 0], 0)
+        covariance = jnp.broadcast_to(jnp.maximum(static, 0)[:, None], covariance.shape)
+        covariance = covariance.at[:, 0].add(level)
+    return Fields(theory.input_mean(moments.mean), covariance, static)
 
 
 def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Moments:

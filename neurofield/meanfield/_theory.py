@@ -71,6 +71,7 @@ class Theory(eqx.Module):
     gradient: str = eqx.field(static=True, default="none")  # the estimator, see `with_gradient`
     places: tuple[int, ...] = eqx.field(static=True, default=())  # stream of each projection
     expected: bool = eqx.field(static=True, default=False)  # whether expectations are transmitted
+    white: bool = eqx.field(static=True, default=False)  # whether fields are as if they were white
 
     @property
     def names(self) -> tuple[str, ...]:
