@@ -96,19 +96,17 @@ def compare_features(
     without.
     """
     known = (*FEATURES, _COLOUR)
-    options = {"method": "stationary", "response": False} | solve_options
+    options: dict[str, Any] = {"method": "stationary", "response": False} | solve_options
     if features is None:
         features = [name for name in known if _applies(name, network, options)]
     unknown = [name for name in features if name not in known]
     if unknown:
         raise ValueError(f"unknown features {unknown}; known are {', '.join(known)}.")
-    changed = {name: FEATURES[name](network) for name in features if name != _COLOUR}
-    variants = {"as it is": (network, options)} | {
-        f"no {name}": (network, options | {"white": True})
-        if name == _COLOUR
-        else (changed[name], options)
-        for name in features
-    }
+    white: dict[str, Any] = options | {"white": True}
+    variants: dict[str, tuple[Network, dict[str, Any]]] = {"as it is": (network, options)}
+    for name in features:
+        colour = name == _COLOUR
+        variants[f"no {name}"] = (network, white) if colour else (FEATURES[name](network), options)
     values = np.stack(  # [variant, replica, quantity, population]
         [_quantities(solve(net, duration, dt, key=key, **own)) for net, own in variants.values()]
     )

@@ -49,8 +49,8 @@ def with_gradient(theory: Theory, gradient: str | None, nested: bool) -> Theory:
         gradient = "none" if nested and gradient == "score" else gradient
     if gradient == "score" and nested:
         raise ValueError(
-            'gradient="score": paths of a world act on each other, which the causal score of single '
-            'paths leaves out; take order="leading".'
+            'gradient="score": paths of a world act on each other, which the causal score of '
+            'single paths leaves out; take order="leading".'
         )
     if gradient == "intensity":
         if refused is not None:

@@ -38,7 +38,9 @@ class Solution(eqx.Module):
     - `*_error`: standard errors, over independent groups of paths; `None` for closed forms.
     - `replicas`: the estimates above of each independent group of paths, `[replica, ...]` by name,
       from whose spread the errors are; `None` for closed forms.
-    - `diagnostics`: see `Diagnostics`; `result`, `stats`: how the solution ended.
+    - `diagnostics`: see `Diagnostics`; `None` of closed forms and of courses in time, which are
+      exact in their steps but for `jitter`. `result`, `stats`: how the solution ended, and whether
+      its numbers are finite.
     - `settings`: how `solve` was called, where it drew paths (static).
     """
 
