@@ -1,7 +1,7 @@
 """neurofield: differentiable field theories of neural activity in JAX.
 
 Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `network`
-(neurons simulated), `lattice` (maximum entropy with time), `meanfield` (Gaussian-process equations),
+(neurons simulated), `lattice` (maximum entropy with time), `meanfield` (Gaussian processes),
 `markov` (spiking networks as differential equations), `fit` (optimisation, checkpoints), `plot`.
 Importing the package imports nothing else: each room is loaded when first touched.
 """

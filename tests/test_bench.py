@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import ROOT, python
 
-SLOW = {"brunel", "markov"}  # they compile peers and simulators
+SLOW = {"brunel", "markov", "meanfield", "meanfield_siegert"}  # they compile peers and simulators
 CASES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "bench").glob("*.py"))

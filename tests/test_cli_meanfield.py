@@ -69,6 +69,7 @@ def test_network_configurations_are_solved_at_their_own_step():
     assert tasks["meanfield"]["duration"] <= 1.0
 
 
+@pytest.mark.slow
 def test_job_writes_what_solve_returns(job):
     names = {"solution.npz", "solution.csv", "solution.png", "check.csv"}
     assert {path.name for path in job.iterdir()} == {"config.toml", "summary.json"} | names
@@ -86,6 +87,7 @@ def test_job_writes_what_solve_returns(job):
     assert summary["check"]["num_networks"] == 2
 
 
+@pytest.mark.slow
 def test_refusals(job, tmp_path, capfd):
     config = str(job / "config.toml")
     assert "not empty" in refused(capfd, "meanfield", config, "--out", str(job))

@@ -32,6 +32,7 @@ def stationary(net, duration, dt, num_paths, max_lag, seed=1):
     )
 
 
+@pytest.mark.slow
 def test_parting_needs_rates_for_an_exponent():
     neuron = network.Binary(gain=2.0, tau=0.01)
     net = network.Network(
@@ -110,6 +111,7 @@ def test_two_copies_part_as_in_networks(independent):
     assert np.all(their_error < 0.25 * theirs)
 
 
+@pytest.mark.slow
 def test_equal_copies_stay_equal_and_spikes_part_by_noise():
     neuron = network.EscapeLIF(tau=0.01)
     drive = network.Drive(network.Constant(14.0))

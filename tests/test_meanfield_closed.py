@@ -76,6 +76,7 @@ def escaping():
     return jax.jit(both)
 
 
+@pytest.mark.slow
 def test_escape_table(escaping):
     values, slopes, *_ = escaping(THETA)
     expected = (21.121833, 19.620966, 7.551267, 70.218077, 34.707326)

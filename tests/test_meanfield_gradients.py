@@ -63,6 +63,7 @@ def march_value():
     return jax.jit(marched)
 
 
+@pytest.mark.slow
 def test_relaxation_is_the_march(march_value):
     march, relaxed = march_value(THETA), marched(THETA, method="relaxation", rtol=1e-12)
     assert march.gradient == "intensity"

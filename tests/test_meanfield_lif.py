@@ -75,6 +75,7 @@ def test_published_network():
                 np.testing.assert_allclose(found.cv[0], cv, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives(solve):
     at = jnp.array([JUMP, 4.0, 8.0])
 
@@ -91,6 +92,7 @@ def test_derivatives(solve):
         np.testing.assert_allclose(forward[:, i], (up - down) / (2 * h), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_batches_and_codes():
     arguments = brunel(0.1, 5.0, 2.0)
 
@@ -111,6 +113,7 @@ def test_batches_and_codes():
         lif_rates(jnp.ones((1, 1)), -jnp.ones((1, 1)), 1.0, 1.0, **CELL)
 
 
+@pytest.mark.slow
 def test_single_precision():
     arguments = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), brunel(0.1, 5.0, 2.0))
     found = lif_rates(*arguments, **CELL)

@@ -42,6 +42,7 @@ def ar1(key, shape, memory):
     return jnp.asarray(lfilter([1], [1, -memory], noise, axis=0))
 
 
+@pytest.mark.slow
 def test_a_linear_rate_unit_answers_as_its_step_says(linear):
     lag = np.arange(linear.time.shape[0])
     # Impulses are 12 time constants apart, and the tail of the last one is in the next.

@@ -89,6 +89,7 @@ def exact():
     return means, errors
 
 
+@pytest.mark.slow
 def test_two_linear_populations_under_shared_noise_have_their_exact_covariances(linear, exact):
     (single, means, pairs), (single_error, error, pair_error) = exact
     ours = np.asarray(linear.population_covariance)[:, :, [0, 5]]

@@ -55,6 +55,7 @@ def test_published_network():
     np.testing.assert_allclose(cv[some], known["firstorder_CV"][some], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_without_noise():
     mean = jnp.array([-50.0, 15.0, 20.0, 20.5, 30.0, 400.0])
     rate = jax.jit(lambda m: siegert(m, 0.0, **CELL))(mean)
@@ -136,6 +137,7 @@ def test_transfer_series(modulation):
         assert np.abs(np.asarray(found) / truth - 1).max() < allowed
 
 
+@pytest.mark.slow
 def test_transfer_limits():
     mean, sd = jnp.array([12.0, 21.0, 40.0, 15.0]), jnp.array([1.5, 7.0, 2.0, 60.0])
     value_and_slopes = jax.value_and_grad(lambda m, s: siegert(m, s, **CELL), argnums=(0, 1))
@@ -171,6 +173,7 @@ def response(x, f):
     return jnp.stack([z.real, z.imag])
 
 
+@pytest.mark.slow
 def test_transfer_derivatives():
     at, frequency = jnp.asarray(POINT), jnp.asarray(FREQUENCY)
     compiled = jax.jit(response)

@@ -73,6 +73,7 @@ def test_the_march_follows_the_exact_two_time_theory(marched):
     assert np.mean(np.square(scores)) < 3, scores
 
 
+@pytest.mark.slow
 def test_a_march_with_a_window_of_everything_is_the_march():
     key, net = jax.random.key(2), noisy_pair()
     options = {"key": key, "num_paths": 64, "num_replicas": 2, "method": "march"}
@@ -127,6 +128,7 @@ def test_worlds_of_finite_networks_fluctuate_as_linear_theory_says():
     assert abs(size * value - exact) < 4 * size * error + exact / size, (size * value, exact)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_solution_whatever_is_traced():
     net, key = noisy_pair(), jax.random.key(5)
 
@@ -180,6 +182,7 @@ def test_networks_that_the_theory_does_not_cover():
         meanfield.solve(network.Network([rates], [dense], [shared]), 2.0, 0.1, key=key)
 
 
+@pytest.mark.slow
 def test_what_did_not_converge_says_so():
     net, key = noisy_pair(), jax.random.key(6)
     options = {

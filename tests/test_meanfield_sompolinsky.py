@@ -67,6 +67,7 @@ def forward(phi):
 SOLVE = {phi: forward(phi) for phi in ("tanh", "erf")}
 
 
+@pytest.mark.slow
 def test_table():
     table = np.genfromtxt(REFERENCE / "scs_theory.csv", delimiter=",", skip_header=1, dtype=None)
     for phi, g, variance, output, slope, _, _, _, exponent, energy, pr, pr_x in table:
@@ -80,6 +81,7 @@ def test_table():
         assert 1 - (1 + float(values[4])) ** 2 == pytest.approx(energy, rel=2e-6)
 
 
+@pytest.mark.slow
 def test_exponent_by_shooting():
     """The ground state by integrating psi'' to where it must decay, on another quadrature of c."""
     for g, sigma2 in ((2.5, 0.0), (1.5, 0.5)):
@@ -192,6 +194,7 @@ def test_equation_of_motion(phi, g, sigma2):
     assert (start[1] - start[0]) / 1e-4 == pytest.approx(-sigma2 + curvature * 5e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_dimension_is_the_double_integral():
     """The inner integral over frequencies by residues, against both by quadrature."""
     for sigma2 in (0.0, 0.3):
@@ -236,6 +239,7 @@ def test_derivatives_are_differences(phi, g, sigma2):
     np.testing.assert_allclose(by_noise, slope, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_silence():
     """Without noise and g <= 1: no activity, the exponent of a linear network, no NaN."""
     for phi in ("tanh", "erf"):
