@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -126,9 +127,8 @@ def check(
             assert lags is not None
             flags = [kind != "spike" for kind in kinds.values()]
             measured = observe(rows, width, tuple(lags), flags)
-            shaped = Observables(
-                **measured, error=None, lags=tuple(lags), bin_width=width, labels=solution.names
-            )
+            shape: Any = {"lags": tuple(lags), "bin_width": width, "labels": solution.names}
+            shaped = Observables(**measured, error=None, **shape)  # pyright: ignore
             networks.append(_rows(shaped, solution.names)[0])
         else:
             scale = [1 / width if kind == "spike" else 1.0 for kind in kinds.values()]

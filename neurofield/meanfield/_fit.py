@@ -376,7 +376,7 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
             result = RESULTS.singular
             break
         there = jnp.stack([types[n].forward(free[i] + move[i]) for i, n in enumerate(names)])
-        better = False
+        better, new, theirs = False, residual, jacobian
         # Far out on a logarithmic scale there are no numbers left.
         if bool(jnp.isfinite(there).all()):
             new, theirs = _linearised(free + move, problem, types, names)

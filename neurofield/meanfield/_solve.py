@@ -137,7 +137,7 @@ def solve(
     """
     network = check_network(network, dt)
     theory = build_theory(network, dt)
-    closed = None
+    closed = plain = None
     if white and (method not in (None, "stationary") or order != "leading"):
         raise ValueError(
             'white=True is for stationary states at leading order: take method="stationary" and '
@@ -190,6 +190,7 @@ def solve(
                 f"= {duration} s."
             )
         rtol = (1e-5 if smooth else 2e-3) if rtol is None else rtol
+        plain = Sampling(num_steps, num_warm, num_lags, per_replica)
         sampling = Sampling(
             num_steps,
             num_warm,
@@ -225,8 +226,7 @@ def solve(
         "white": white,
     }
     solution = _solution(network, theory, found, moments, result, stats, settings)
-    if method == "stationary":
-        plain = Sampling(num_steps, num_warm, num_lags, per_replica)
+    if plain is not None:
         assert moments is not None
         # Fields of this order hold the shared noise already.
         quiet = dataclasses.replace(theory, shared=()) if order == "shared" else theory
@@ -411,7 +411,9 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
         options = {"rtol": rtol, "max_steps": max_steps, "damping": damping}
         if sampling.shared:
             end = fixed_point(
-                lambda args, state: shared_sweep(*args, state, sampling, sampling.probes),
+                lambda args, state: shared_sweep(
+                    args[0], args[1], state, sampling, sampling.probes
+                ),
                 (key, theory),
                 (first, field_law(theory, first).covariance),
                 **options,
@@ -424,7 +426,7 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
             own = (responses, noise, moments.mean, felt)
         else:
             end = fixed_point(
-                lambda args, moments: sweep(*args, moments, sampling)[0],
+                lambda args, moments: sweep(args[0], args[1], moments, sampling)[0],
                 (key, theory),
                 first,
                 **options,
