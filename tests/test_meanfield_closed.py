@@ -218,6 +218,7 @@ def pairs(covariance):
 @pytest.mark.parametrize(
     ("row", "order"), [(0, "leading"), pytest.param(1, "shared", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_binary_table(row, order, solved):
     table = np.genfromtxt(REFERENCE / "binary_EI.csv", delimiter=",", skip_header=1)[row, 2:]
     _, _, found, covariances, _ = solved[order](1.0)

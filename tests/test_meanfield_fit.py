@@ -12,6 +12,9 @@ from neurofield.meanfield._fit import _linearised, _plain, fit, posterior_draws
 from neurofield.meanfield._observables import predict_observables
 from neurofield.meanfield._switch import matched_rate, with_dense_weights, without_spikes
 
+pytestmark = pytest.mark.slow  # a solve compiles for half a minute
+
+
 QUICK = {"method": "stationary", "response": False}
 USE = ("rate", "rate_variance", "autocovariance")
 LAGS = (0, 2, 5, 10)

@@ -73,6 +73,7 @@ def test_relaxation_is_the_march(march_value):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * float(jnp.max(jnp.abs(b))))
 
 
+@pytest.mark.slow
 def test_march_gradient_is_its_finite_difference(march_value):
     points = jnp.stack([THETA, 1.1 * THETA])
     found = jax.jit(jax.vmap(jax.jacfwd(lambda theta: outcome(marched(theta)))))(points)

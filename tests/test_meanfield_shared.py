@@ -14,6 +14,9 @@ from neurofield.meanfield._solve import solve
 from neurofield.meanfield._stability import stability
 
 DT, SIZES = 0.1, (200, 100)
+pytestmark = pytest.mark.slow  # a solve compiles for half a minute
+
+
 LEAK = np.exp(-DT)
 # [target, source]: means of the sums of weights, and their spreads.
 MEAN = np.array([[0.5, -1.5], [1.0, -1.0]])

@@ -77,6 +77,7 @@ def test_without_noise():
 @pytest.mark.parametrize(
     "fn", [siegert, pytest.param(coefficient_of_variation, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_derivatives(fn):
     names = ("mean", "sd", "tau", "threshold", "reset", "refractory", "rest", "synaptic_tau")
     # Below and above the threshold, little and much noise.

@@ -130,6 +130,7 @@ def test_half_width():
         assert half == pytest.approx(0.5, abs=2e-7)
 
 
+@pytest.mark.slow
 def test_exact_sensitivities():
     for phi, expected in (("tanh", 2.753868), ("erf", 2.828464)):
         _, (by_g, _) = SOLVE[phi](2.0, 0.0)
@@ -227,6 +228,7 @@ def test_dimension_is_the_double_integral():
     ("phi", "g", "sigma2"),
     [("tanh", 1.4, 0.0), ("erf", 3.0, 0.0), ("tanh", 0.6, 0.2), ("erf", 1.8, 1e-3)],
 )
+@pytest.mark.slow
 def test_derivatives_are_differences(phi, g, sigma2):
     _, (by_g, by_noise) = SOLVE[phi](g, sigma2)
     h = 1e-4

@@ -45,7 +45,8 @@ _PARTS = _NAMED | {
     "weight": (WeightDistribution,),
     "rate": (Source,),
 }
-_TAKES_CODE = {"Custom", "Function", "Events"}  # functions and rasters, which TOML has not
+# Functions, rasters and other neurons, which TOML has not.
+_TAKES_CODE = {"Custom", "Function", "Events", "Expected"}
 _FOLDER = resources.files("neurofield.network") / "configs"
 _TOP = ("description", "simulation", "downscale", "population", "projection", "shared")
 # Of the call or the command, not of the network.
