@@ -190,7 +190,7 @@ def causality_scores(
 def scores(sums: Float[Array, "lag row path"]) -> Float[Array, "row lag"]:
     """z-scores of the means over paths; 0 where nothing varies."""
     mean, spread = jnp.mean(sums, axis=2), jnp.std(sums, axis=2, ddof=1)
-    return (mean / jnp.where(spread > 0, spread, 1)).T * np.sqrt(sums.shape[2])
+    return (mean / jnp.where(spread > 0, spread, 1)).T * float(np.sqrt(sums.shape[2]))
 
 
 def causality_sums(
