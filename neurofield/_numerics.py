@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Complex, Float, PyTree
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -10,6 +10,11 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def contract(subscripts: str, *operands: Array) -> Array:
     """`jnp.einsum` at full precision: an accelerator's default is below float32."""
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
+    """Real numbers as complex ones, without promotion of their precision."""
+    return jax.lax.complex(x, jnp.zeros_like(x))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

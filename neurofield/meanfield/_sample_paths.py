@@ -1,7 +1,5 @@
 """Sample paths of single neurons from the law of a solution, and what is measured on them."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from neurofield.network import Intervals
 
 from ._solution import Solution
 from ._stationary import Fields, Sampling, sample
-from ._theory import build_theory
+from ._theory import build_theory, whole_steps
 
 
 class Paths(eqx.Module):
@@ -51,7 +49,7 @@ def sample_paths(
         )
     theory = build_theory(solution.network, solution.dt)
     warm_up = float(solution.time[-1]) if warm_up is None else warm_up
-    num_steps, num_warm = _steps("duration", duration, theory.dt), round(warm_up / theory.dt)
+    num_steps, num_warm = whole_steps("duration", duration, theory.dt), round(warm_up / theory.dt)
     law = Fields(solution.input_mean, solution.input_covariance, solution.input_quenched)
     num_lags = solution.input_covariance.shape[-1]
     sampling = Sampling(num_steps, num_warm, num_lags, num_paths)
@@ -118,7 +116,7 @@ def fano_factor(paths: Paths, window: float) -> Float[Array, "population path"]:
 
     Zero for a path without spikes. Raises `ValueError` for fewer than two windows.
     """
-    steps = _steps("window", window, paths.dt)
+    steps = whole_steps("window", window, paths.dt)
     num = paths.output.shape[-1] // steps
     if num < 2:
         raise ValueError(f"window = {window} s leaves fewer than two windows in the paths.")
@@ -134,10 +132,3 @@ def _since_last(spikes: Array) -> Array:
     last = jax.lax.cummax(jnp.where(spikes, time, -1), axis=spikes.ndim - 1)
     before = jnp.concatenate([jnp.full_like(last[..., :1], -1), last[..., :-1]], axis=-1)
     return jnp.where(before >= 0, time - before, 0)
-
-
-def _steps(name: str, value: float, dt: float) -> int:
-    steps = round(value / dt) if math.isfinite(value) else 0
-    if steps < 1 or abs(value / dt - steps) > 1e-6 * steps:
-        raise ValueError(f"{name} = {value} s must be a whole number of steps of dt = {dt} s.")
-    return steps

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from neurofield._numerics import contract
+from neurofield._numerics import as_complex, contract
 from neurofield.network import OrnsteinUhlenbeck, WhiteNoise
 
 from ._intensity import output_noise
@@ -64,7 +64,7 @@ def shared_covariances(
     sizes = _row_sizes(theory)
     heard = on_circle(felt, length)  # [field, w]
     own = noise - contract(
-        "wrf,fw,wqf->wrq", around.response, _complex(heard), jnp.conj(around.response)
+        "wrf,fw,wqf->wrq", around.response, as_complex(heard), jnp.conj(around.response)
     )
     own = _positive(own) / sizes[None, :, None].astype(own.dtype)
     external = _noise_spectrum(theory, length)
@@ -216,7 +216,7 @@ def _noise_spectrum(theory: Theory, length: int) -> Complex[Array, "w field fiel
             ]
         )
         found = found + contract("f,g,w->fgw", weight, weight, spectrum)
-    return _complex(jnp.moveaxis(found, -1, 0))
+    return as_complex(jnp.moveaxis(found, -1, 0))
 
 
 def _row_sizes(theory: Theory) -> Float[Array, "row"]:
@@ -232,15 +232,11 @@ def _positive(spectra: Complex[Array, "w row row"]) -> Array:
     num = spectra.shape[1]
     diagonal = jnp.diagonal(spectra, axis1=1, axis2=2).real
     lift = jnp.maximum(-diagonal, 0)[:, :, None] * jnp.eye(num, dtype=diagonal.dtype)[None]
-    return spectra + _complex(lift)
+    return spectra + as_complex(lift)
 
 
 def _sandwich(a: Array, b: Array) -> Array:
     return contract("wij,wjk,wlk->wil", a, b, jnp.conj(a))
-
-
-def _complex(x: Array) -> Array:
-    return jax.lax.complex(x, jnp.zeros_like(x))
 
 
 def _circular(later: Array, earlier: Array, length: int) -> Array:

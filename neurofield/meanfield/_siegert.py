@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 from neurofield._validate import finite, not_negative, positive
 
 from ._erfcx import ROOT_PI, erfcx, rest
+from ._gaussian import gauss_legendre
 
 # Half of sqrt(2) |zeta(1/2)|: the shift of threshold and reset by exponential synapses, in units of
 # sd sqrt(synaptic_tau / tau) (Fourcaud & Brunel 2002).
@@ -18,12 +19,6 @@ _RANGE = 40.0  # exp(-40) is below the rounding of float64
 _FLAT = 10.0  # sqrt(pi) erfcx(sinh t) cosh t differs from 1 by less than 1e-17 beyond
 _RARE = 9.0  # standard deviations, as `sd`, that the mean is below the threshold
 _AT_ZERO = 0.39106641913741697  # integral over y > 0 of exp(-y^2) erfcx(y)^2
-
-
-def gauss_legendre(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [0, 1]."""
-    x, weights = np.polynomial.legendre.leggauss(num)
-    return (x + 1) / 2, weights / 2
 
 
 _NODES, _WEIGHTS = gauss_legendre(40)

@@ -39,7 +39,7 @@ from ._stationary import (
     sample,
     sweep,
 )
-from ._theory import Theory, build_theory, depends_on_time
+from ._theory import Theory, build_theory, depends_on_time, whole_steps
 
 _METHODS = ("analytic", "diffusion", "march", "relaxation", "stationary")
 _ORDERS = ("leading", "shared", "nested")
@@ -157,7 +157,7 @@ def solve(
         method = "march" if depends_on_time(network) and not white else "stationary"
     _check(network, theory, method, order, key, num_paths, num_replicas)
     assert key is not None
-    num_steps = _whole("duration", duration, dt)
+    num_steps = whole_steps("duration", duration, dt)
     size = max(theory.sizes)
     nested = order == "nested"
     per_replica = max(num_paths // num_replicas, 2)
@@ -169,7 +169,7 @@ def solve(
     if method != "stationary":
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
-        steps = None if window is None else _whole("window", window, dt)
+        steps = None if window is None else whole_steps("window", window, dt)
         result, stats, moments = RESULTS.successful, {}, None
         worlds = (num_worlds, nested)
         if method == "march":
@@ -182,7 +182,9 @@ def solve(
             result = _settled(error, rtol)
             stats = {"error": error, "num_sweeps": sweeps}
     else:
-        num_warm = _whole("warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True)
+        num_warm = whole_steps(
+            "warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True
+        )
         num_lags = _num_lags(duration, dt, max_lag)
         if not 2 <= num_lags <= num_steps // 2:
             raise ValueError(
@@ -275,7 +277,7 @@ def _check(network, theory, method, order, key, num_paths, num_replicas):
 
 
 def _num_lags(duration: float, dt: float, max_lag: float | None) -> int:
-    return _whole("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
+    return whole_steps("max_lag", duration / 5 if max_lag is None else max_lag, dt, rounded=True)
 
 
 def _closed_solution(network, theory, closed, method: str, throw: bool) -> Solution:
@@ -292,13 +294,6 @@ def _closed_solution(network, theory, closed, method: str, throw: bool) -> Solut
     # Nothing was drawn: there are no groups to have a spread.
     errors = [name for name in vars(solution) if name.endswith("_error")] + ["replicas"]
     return dataclasses.replace(solution, **dict.fromkeys(errors), gradient="implicit")
-
-
-def _whole(name: str, value: float, dt: float, rounded: bool = False) -> int:
-    steps = round(value / dt) if math.isfinite(value) else 0
-    if steps < 1 or (not rounded and abs(value / dt - steps) > 1e-6 * steps):
-        raise ValueError(f"{name} = {value} s must be a whole number of steps of dt = {dt} s.")
-    return steps
 
 
 def _start(initial: Solution, theory: Theory, num_lags: int, num_replicas: int) -> Moments:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._numerics import contract
+from neurofield._numerics import as_complex, contract
 from neurofield._types import RealScalar
 from neurofield._validate import not_negative, positive
 
@@ -398,13 +398,9 @@ def _squares(
     spectrum = 2 * (cosine + rest)
     low_pass = 1 / (1 + w**2)
     p = jax.lax.complex(1 - loop**2 * low_pass, loop**2 * w * low_pass)
-    kernel = jnp.exp(-p[:, None] * _complex(length * nodes)[None, :])
-    laplace = contract("uk,k->u", kernel, _complex(length * weights * c))
-    laplace = laplace + _complex(end) * jnp.exp(-p * _complex(length)) / (p + _complex(decay))
+    kernel = jnp.exp(-p[:, None] * as_complex(length * nodes)[None, :])
+    laplace = contract("uk,k->u", kernel, as_complex(length * weights * c))
+    laplace = laplace + as_complex(end) * jnp.exp(-p * as_complex(length)) / (p + as_complex(decay))
     share = spectrum * du * (2 / length) / (math.pi * p.real)
     first = variance**2 + jnp.sum(share * ((1 - p * p) * laplace).real)
     return variance, first, jnp.sum(share * low_pass * laplace.real)
-
-
-def _complex(x: Array) -> Array:
-    return jax.lax.complex(x, jnp.zeros_like(x))

@@ -7,6 +7,7 @@ neurons of the streams y. Weights onto different fields are drawn independently,
 independent Gaussian processes at leading order.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -212,3 +213,11 @@ def depends_on_time(network: Network) -> bool:
         isinstance(x, timed)
         for x in jax.tree.leaves(sources, is_leaf=lambda x: isinstance(x, timed))
     )
+
+
+def whole_steps(name: str, value: float, dt: float, rounded: bool = False) -> int:
+    """`value / dt`, to be a whole number unless `rounded`. Raises `ValueError` naming the two."""
+    steps = round(value / dt) if math.isfinite(value) else 0
+    if steps < 1 or (not rounded and abs(value / dt - steps) > 1e-6 * steps):
+        raise ValueError(f"{name} = {value} s must be a whole number of steps of dt = {dt} s.")
+    return steps
