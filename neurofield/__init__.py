@@ -2,7 +2,8 @@
 
 Rooms: `recording` (spikes and rasters), `statistics` (what was measured, with errors), `network`
 (neurons simulated), `lattice` (maximum entropy with time), `meanfield` (Gaussian processes),
-`markov` (spiking networks as differential equations), `fit` (optimisation, checkpoints), `plot`.
+`markov` (spiking networks as differential equations), `renorm` (graphs and their
+renormalization), `fit` (optimisation, checkpoints), `plot`.
 Importing the package imports nothing else: each room is loaded when first touched.
 """
 
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "lattice",
         "meanfield",
         "markov",
+        "renorm",
         "fit",
         "plot",
         "cli",

@@ -23,6 +23,7 @@ NEIGHBOURS = {("statistics", "recording")}
 # Slow to import or optional: imported inside the functions that need them, except in these rooms.
 DEFERRED = {
     **dict.fromkeys(("pynapple", "neo", "pynwb", "xarray", "h5py", "rich", "pandas"), ()),
+    **dict.fromkeys(("networkx", "sklearn"), ()),
     "matplotlib": ("plot",),
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -15,4 +15,5 @@ from ._recording import Covariate as Covariate
 from ._recording import Epoch as Epoch
 from ._recording import Recording as Recording
 from ._recording import RecordingWarning as RecordingWarning
+from ._sparse_graph import SparseGraph as SparseGraph
 from ._xarray import to_xarray as to_xarray

@@ -1,0 +1,1 @@
+"""Graphs from activity, and their flow under diffusion."""
