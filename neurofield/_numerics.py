@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, PyTree
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -68,3 +68,13 @@ def _logistic_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     y = logistic(x)
     return y, y * (1 - y) * dx
+
+
+def run_age(mask: Bool[Array, "*batch time"]) -> Int[Array, "*batch time"]:
+    """How many bins of the same run of valid bins came before; -1 in an invalid bin.
+
+    Bins t and t + l lie in one unbroken run exactly if `run_age[t + l] >= l`.
+    """
+    time = jnp.arange(mask.shape[-1], dtype=jnp.int32)
+    broken = jnp.where(mask, jnp.int32(-1), jnp.broadcast_to(time, mask.shape))
+    return jnp.broadcast_to(time, mask.shape) - jax.lax.cummax(broken, axis=mask.ndim - 1) - 1

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import ArrayLike, Bool, Float
+
+from neurofield._numerics import run_age as run_age
 
 
 def as_float(x: ArrayLike) -> Float[Array, "..."]:
@@ -15,13 +17,3 @@ def all_valid(*shape: int) -> Bool[Array, "..."]:
     """A mask that leaves nothing out."""
     # Behind a barrier, lest XLA spend seconds of compilation on scanning a constant.
     return jax.lax.optimization_barrier(jnp.ones(shape, bool))
-
-
-def run_age(mask: Bool[Array, "*batch time"]) -> Int[Array, "*batch time"]:
-    """How many bins of the same run of valid bins came before; -1 in an invalid bin.
-
-    Bins t and t + l lie in one unbroken run exactly if `run_age[t + l] >= l`.
-    """
-    time = jnp.arange(mask.shape[-1], dtype=jnp.int32)
-    broken = jnp.where(mask, jnp.int32(-1), jnp.broadcast_to(time, mask.shape))
-    return jnp.broadcast_to(time, mask.shape) - jax.lax.cummax(broken, axis=mask.ndim - 1) - 1
