@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from neurofield._numerics import run_age as run_age
 
