@@ -1,16 +1,13 @@
 """Laplacians of graphs, all Hermitian and positive semi-definite: e^{-tau L} is a state."""
 
-from collections.abc import Callable
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Complex, Float
 
 from neurofield._numerics import as_complex
 from neurofield._types import RealScalar
 
+from ._checks import is_hermitian, require
 from ._weights import GraphLike, weights_of
 
 
@@ -50,12 +47,12 @@ def laplacian(
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {sorted(_KINDS)}, got {kind!r}.")
     if kind == "magnetic":
-        charge = _require(
+        charge = require(
             jnp.asarray(charge, weights.dtype), lambda q: (q >= 0) & (q < 0.5), "charge", "[0, 1/2)"
         )
         return _magnetic(_not_negative(weights), charge)
     if kind == "walk":
-        alpha = _require(
+        alpha = require(
             jnp.asarray(teleport, weights.dtype),
             lambda a: (a >= 0) & (a < 1),
             "teleport",
@@ -103,7 +100,7 @@ def _walk(weights: Array, teleport: Array) -> Array:
     # pi (I - P) = 0 and sum(pi) = 1 in one regular system, which gradients pass through.
     law = jnp.linalg.solve(jnp.eye(num_nodes, dtype=weights.dtype) - step.T + 1, one)
     tiny = num_nodes * jnp.finfo(weights.dtype).eps
-    law = _require(
+    law = require(
         law,
         lambda p: jnp.isfinite(p) & (p > tiny),
         "the stationary law of the walk",
@@ -124,9 +121,9 @@ _KINDS = {
 
 
 def _symmetric(weights: Array) -> Array:
-    return _require(
+    return require(
         weights,
-        lambda w: jnp.abs(w - w.T) <= 1e3 * jnp.finfo(w.dtype).eps * jnp.max(jnp.abs(w)),
+        is_hermitian,
         "weights",
         "symmetric: take diffusion_weights(graph), or for a directed graph kind "
         '"magnetic" or "walk"',
@@ -134,19 +131,9 @@ def _symmetric(weights: Array) -> Array:
 
 
 def _not_negative(weights: Array) -> Array:
-    return _require(
+    return require(
         weights,
         lambda w: w >= 0,
         "weights",
         'not negative: take diffusion_weights(graph), or kind "signed" for inhibition',
     )
-
-
-def _require(value: Array, holds: Callable[[Array], Bool[Array, "..."]], what: str, wanted: str):
-    good = jnp.all(holds(value))
-    message = f"{what} must be {wanted}."
-    if isinstance(good, Tracer):
-        return eqx.error_if(value, ~good, message)
-    if not good:
-        raise ValueError(message)
-    return value
