@@ -71,6 +71,7 @@ def thermodynamics(
 
 
 @jax.custom_jvp
+@jax.jit
 def _eigenvalues(hermitian: Array) -> Float[Array, " node"]:
     """Ascending, without eigenvectors; the derivative is right for functions of all of them."""
     if len(hermitian) < 3:
