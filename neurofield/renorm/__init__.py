@@ -2,8 +2,15 @@
 
 from neurofield._flow import Flow as Flow
 
+from .diffusion._correlation import CorrelationStatistics as CorrelationStatistics
+from .diffusion._correlation import lagged_correlation as lagged_correlation
 from .diffusion._heat_kernel import heat_kernel as heat_kernel
+from .diffusion._infer import InferredGraph as InferredGraph
+from .diffusion._infer import infer_graph as infer_graph
 from .diffusion._laplacian import laplacian as laplacian
+from .diffusion._linear import partial_correlation as partial_correlation
+from .diffusion._linear import var_graph as var_graph
+from .diffusion._linear import whitened_graph as whitened_graph
 from .diffusion._scales import Scales as Scales
 from .diffusion._scales import diffusion_scales as diffusion_scales
 from .diffusion._thermodynamics import Thermodynamics as Thermodynamics
