@@ -1,24 +1,39 @@
 """Laplacians of graphs, all Hermitian and positive semi-definite: e^{-tau L} is a state."""
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from neurofield._numerics import as_complex
 from neurofield._types import RealScalar
+from neurofield.recording import SparseGraph
 
 from ._checks import is_hermitian, require
+from ._sparse_laplacian import SparseLaplacian, sparse_laplacian
 from ._weights import GraphLike, weights_of
 
 
+@overload
 def laplacian(
-    graph: GraphLike,
+    graph: GraphLike, kind: str = ..., *, charge: RealScalar = ..., teleport: RealScalar = ...
+) -> Float[Array, "node node"] | Complex[Array, "node node"]: ...
+@overload
+def laplacian(
+    graph: SparseGraph, kind: str = ..., *, charge: RealScalar = ..., teleport: RealScalar = ...
+) -> SparseLaplacian: ...
+def laplacian(
+    graph: GraphLike | SparseGraph,
     kind: str = "combinatorial",
     *,
     charge: RealScalar = 0.25,
     teleport: RealScalar = 0.0,
-) -> Float[Array, "node node"] | Complex[Array, "node node"]:
+) -> Float[Array, "node node"] | Complex[Array, "node node"] | SparseLaplacian:
     """The Laplacian `[node, node]` of a graph's weights `[post, pre]`.
+
+    A matrix, or for a `SparseGraph` a `SparseLaplacian`, which has all kinds but `"walk"`; its
+    edges must be known (not traced), its weights need not.
 
     **Kinds** (A: the weights, D: the diagonal of A's row sums)
 
@@ -43,6 +58,8 @@ def laplacian(
     linear equations). Raises `ValueError` (under tracing an error at run time) for weights that the
     kind does not take.
     """
+    if isinstance(graph, SparseGraph):
+        return sparse_laplacian(graph, kind, charge)
     weights = weights_of(graph)
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {sorted(_KINDS)}, got {kind!r}.")
@@ -91,9 +108,16 @@ def _magnetic(weights: Array, charge: Array) -> Array:
 
 
 def _walk(weights: Array, teleport: Array) -> Array:
+    step, law = walk(weights, teleport)
+    root = jnp.sqrt(law)
+    flow = root[:, None] * step / root[None]
+    return jnp.eye(len(weights), dtype=weights.dtype) - (flow + flow.T) / 2
+
+
+def walk(weights: Array, teleport: Array) -> tuple[Array, Array]:
+    """The transition matrix `[from, to]` of a walk along the edges, and its stationary law."""
     num_nodes = len(weights)
     out = jnp.sum(weights, axis=0)
-    # P[j, i]: from j to i.
     step = jnp.where(out > 0, weights / jnp.where(out > 0, out, 1)[None], 1 / num_nodes).T
     step = (1 - teleport) * step + teleport / num_nodes
     one = jnp.ones_like(out)
@@ -106,9 +130,7 @@ def _walk(weights: Array, teleport: Array) -> Array:
         "the stationary law of the walk",
         "positive: the graph is not strongly connected, so set teleport above 0 (such as 0.05)",
     )
-    root = jnp.sqrt(law)
-    flow = root[:, None] * step / root[None]
-    return jnp.eye(num_nodes, dtype=weights.dtype) - (flow + flow.T) / 2
+    return step, law
 
 
 _KINDS = {
