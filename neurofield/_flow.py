@@ -18,7 +18,8 @@ class Flow(eqx.Module):
       the smallest one that was looked at, or 0.
     - `size`: `[L]`, number of units.
     - `states`: what is renormalized, one a level: graphs, couplings, activity or tensors.
-    - `assignments`: `[units of level l]` for l = 0..L-2: the unit of level l + 1 that each went to.
+    - `assignments`: `[units of level l]` for l = 0..L-2: the unit of level l + 1 that each went to,
+      or -1 for one that was left out.
     - `observables`: what was measured at each level, leading axis `L` (NaN where a level has none);
       `errors`: standard errors of those that have one, by the same names.
     - `exponents`, `exponent_errors`: scaling exponents of the whole trajectory.
@@ -35,7 +36,7 @@ class Flow(eqx.Module):
     scale: Float[Array, " level"] | Float[np.ndarray, " level"]
     size: Int[np.ndarray, " level"]
     states: tuple[Any, ...]
-    assignments: tuple[Int[np.ndarray, " unit"], ...] = ()
+    assignments: tuple[np.ndarray, ...] = ()
     observables: dict[str, Any] = eqx.field(default_factory=dict)
     errors: dict[str, Any] = eqx.field(default_factory=dict)
     exponents: dict[str, Any] = eqx.field(default_factory=dict)
@@ -60,8 +61,8 @@ class Flow(eqx.Module):
         return len(self.size)
 
     def members(self, level: int) -> Int[np.ndarray, " unit"]:
-        """`[units of level 0]`: the unit of `level` that each microscopic unit belongs to."""
+        """`[units of level 0]`: the unit of `level` that each belongs to, -1 if left out."""
         found = np.arange(self.size[0])
         for assignment in self.assignments[: range(self.num_levels)[level]]:
-            found = np.asarray(assignment)[found]
+            found = np.where(found < 0, -1, np.asarray(assignment)[found])
         return found

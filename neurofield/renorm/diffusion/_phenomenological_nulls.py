@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float, Shaped
 
 from neurofield._types import PRNGKey
 from neurofield.recording import Activity, Raster
-from neurofield.statistics import surrogates
 
 RASTER_NULLS = ("shift", "rate_matched", "shared_rate")
 ACTIVITY_NULLS = ("shift", "shared_rate", "phase", "gaussian")
@@ -16,25 +15,21 @@ ACTIVITY_NULLS = ("shift", "shared_rate", "phase", "gaussian")
 
 def null_data(key: PRNGKey, data: Raster | Activity, name: str) -> Raster | Activity:
     """One draw of a null (host only); `phenomenological_flow` says what each keeps."""
-    names = RASTER_NULLS if isinstance(data, Raster) else ACTIVITY_NULLS
-    if name not in names:
-        kind = "a Raster" if isinstance(data, Raster) else "an Activity"
-        raise ValueError(f"the nulls of {kind} are {names}, got {name!r}.")
-    if isinstance(data, Raster) and name != "shared_rate":
-        return surrogates(key, data, name)
     rng = host_rng(key)
-    values = data.spikes if isinstance(data, Raster) else data.values
-    epochs, masks = flat(data)
+    values, masks = flat(data)
+    made = values.copy()
+    if isinstance(data, Raster) and name != "shift":
+        unit_first = np.moveaxis(made, 1, 0)
+        fired = unit_first[:, masks] > 0  # [neuron, valid bin]
+        draw = same_margins if name == "shared_rate" else _at_same_rates
+        unit_first[:, masks] = draw(rng, fired)
+    else:
+        draw = {"shift": _rotate, "shared_rate": _shared, "phase": _phases, "gaussian": _common}
+        for epoch, first, stop in stretches(masks):
+            made[epoch, :, first:stop] = draw[name](rng, values[epoch, :, first:stop])
     if isinstance(data, Raster):
-        inside = np.moveaxis(epochs, 1, 0)[:, masks]  # [neuron, valid bin]
-        drawn = np.moveaxis(epochs.copy(), 1, 0)
-        drawn[:, masks] = same_margins(rng, inside > 0)
-        return replace(data, spikes=np.moveaxis(drawn, 0, 1).reshape(values.shape))
-    draw = {"shift": _rotate, "shared_rate": _shared, "phase": _phases, "gaussian": _common}[name]
-    made = epochs.copy()
-    for epoch, first, stop in stretches(masks):
-        made[epoch, :, first:stop] = draw(rng, epochs[epoch, :, first:stop])
-    return replace(data, values=made.reshape(values.shape))
+        return replace(data, spikes=made.reshape(data.spikes.shape))
+    return replace(data, values=made.reshape(data.values.shape))
 
 
 def host_rng(key: PRNGKey) -> np.random.Generator:
@@ -73,8 +68,8 @@ def same_margins(
     """
     fired = fired.copy()
     count = len(fired)
-    # A spike is with a random neuron after about log2(count) trades of all neurons.
-    for _ in range(4 * max(count - 1, 1).bit_length() + 10):
+    # Of a neuron at ten times the rate of the others one spike in twenty has not moved then.
+    for _ in range(30):
         order = rng.permutation(count)
         for one, other in zip(order[: count // 2], order[count // 2 :], strict=False):
             contested = np.flatnonzero(fired[one] != fired[other])
@@ -85,9 +80,15 @@ def same_margins(
     return fired
 
 
+def _at_same_rates(
+    rng: np.random.Generator, fired: Bool[np.ndarray, "neuron time"]
+) -> Bool[np.ndarray, "neuron time"]:
+    return np.stack([rng.random(len(row), np.float32) < row.mean() for row in fired])
+
+
 def _rotate(
-    rng: np.random.Generator, x: Float[np.ndarray, "unit time"]
-) -> Float[np.ndarray, "unit time"]:
+    rng: np.random.Generator, x: Shaped[np.ndarray, "unit time"]
+) -> Shaped[np.ndarray, "unit time"]:
     return np.stack([np.roll(row, rng.integers(len(row))) for row in x])
 
 

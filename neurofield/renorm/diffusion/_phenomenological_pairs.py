@@ -13,11 +13,11 @@ from neurofield.recording import Activity, Raster
 class Pairing(NamedTuple):
     """Pairs of every step, and the covariances on which they were chosen (level 0 first)."""
 
-    pairs: list[Int[np.ndarray, "pair 2"]]
-    covariances: list[Float[np.ndarray, "unit unit"]]
+    pairs: list[np.ndarray]  # [pair, 2]
+    covariances: list[np.ndarray]  # [unit, unit]
 
     @property
-    def assignments(self) -> tuple[Int[np.ndarray, " unit"], ...]:
+    def assignments(self) -> tuple[np.ndarray, ...]:
         """The cluster that each unit of a level goes to; -1 for those left without a partner."""
         found = []
         for pairs, covariance in zip(self.pairs, self.covariances[:-1], strict=True):
