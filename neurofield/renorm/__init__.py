@@ -17,8 +17,6 @@ from .diffusion._linear import var_graph as var_graph
 from .diffusion._linear import whitened_graph as whitened_graph
 from .diffusion._phenomenological import phenomenological_flow as phenomenological_flow
 from .diffusion._phenomenological_pairs import sum_units as sum_units
-from .diffusion._phenomenological import phenomenological_flow as phenomenological_flow
-from .diffusion._phenomenological_pairs import sum_units as sum_units
 from .diffusion._scales import Scales as Scales
 from .diffusion._scales import diffusion_scales as diffusion_scales
 from .diffusion._thermodynamics import Thermodynamics as Thermodynamics
