@@ -51,7 +51,11 @@ def thermodynamics(
         laplacian, is_hermitian, "laplacian", 'Hermitian, such as laplacian(graph, "magnetic")'
     )
     values = _eigenvalues((hermitian + hermitian.conj().T) / 2)
-    times = jnp.asarray(diffusion_times, values.dtype)
+    return of_spectrum(values, jnp.asarray(diffusion_times, values.dtype))
+
+
+def of_spectrum(values: Float[Array, " node"], times: Float[Array, " time"]) -> Thermodynamics:
+    """From ascending eigenvalues."""
     lowest = values[0]
     energy = times[:, None] * (values - lowest)[None]
     weight = jnp.exp(-energy)
