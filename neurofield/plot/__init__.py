@@ -3,6 +3,7 @@
 from ._activity import population_rate as population_rate
 from ._activity import spectrum as spectrum
 from ._activity import traces as traces
+from ._flow import flow as flow
 from ._markov import attractor as attractor
 from ._markov import branch as branch
 from ._markov import occupancy as occupancy

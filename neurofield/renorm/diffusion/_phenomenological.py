@@ -56,10 +56,12 @@ def phenomenological_flow(
     - `correlation_time`: seconds in which the autocorrelation falls to 1 / e, ~ K^`z` (NaN where
       it does so within one bin, or not within half a block); `autocorrelation`: `[level, lag]`.
     - `kurtosis`: excess over a Gaussian's 0; `distribution`: `[level, bin]`, the density of the
-      activity of mean 0 and variance 1, and `distribution_at`, the centres of its bins.
+      activity of mean 0 and variance 1.
+    - `spectrum_at`, `autocorrelation_at`, `distribution_at`: what these are functions of: the rank
+      over K, the lag in seconds, and standard deviations.
 
     In momentum space `variance` is what the modes keep, of a unit, and `spectrum` the variance
-    along each mode kept, with `mu` fitted over the first half of the ranks.
+    along each mode kept, against its rank over N; `mu` is fitted over the first half of the ranks.
 
     **Errors** of observables and exponents are from `num_bootstrap` resamples of the blocks, of
     `block_duration` seconds (default: a fortieth of the data); pairs and modes stay as they are.
@@ -158,7 +160,14 @@ def _flow(
     notes += _notes(found, exponents, blocks.length * blocks.step)
     dtype = jnp.result_type(float) if isinstance(data, Raster) else data.values.dtype
     cast = lambda x: np.asarray(x, dtype)  # noqa: E731
-    centres = np.broadcast_to((EDGES[:-1] + EDGES[1:]) / 2, (levels, len(EDGES) - 1))
+    units = sizes[0] * np.ones(levels) if settings["space"] == "momentum" else scale
+    places = {
+        "spectrum": np.arange(1, found["spectrum"].shape[-1] + 1)[None] / units[:, None],
+        "distribution": np.tile((EDGES[:-1] + EDGES[1:]) / 2, (levels, 1)),
+    }
+    if "autocorrelation" in found:
+        lags = np.arange(found["autocorrelation"].shape[-1]) * blocks.step
+        places["autocorrelation"] = np.tile(lags, (levels, 1))
     known = {k: x for k, x in exponents.items() if np.isfinite(x[0])}
     return Flow(
         engine="phenomenological",
@@ -167,7 +176,8 @@ def _flow(
         size=np.array(sizes),
         states=tuple(cast(x) for x in states),
         assignments=assignments,
-        observables={k: cast(x[0]) for k, x in found.items()} | {"distribution_at": cast(centres)},
+        observables={k: cast(x[0]) for k, x in found.items()}
+        | {f"{k}_at": cast(x) for k, x in places.items()},
         errors={k: cast(_spread(x)) for k, x in found.items()},
         exponents={k: cast(x[0]) for k, x in known.items()},
         exponent_errors={k: cast(_spread(x)) for k, x in known.items()},
