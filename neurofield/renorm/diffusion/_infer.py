@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from neurofield._types import PRNGKey
-from neurofield.recording import Activity, Graph, Raster
+from neurofield._results import RESULTS, choose, is_successful
+from neurofield._types import Arrayish, PRNGKey
+from neurofield.recording import Graph, Raster
 
-from ._correlation import CorrelationStatistics
+from ._latent import latent_var
 from ._linear import partial_correlation, var_graph, whitened_graph
+from ._point_process import GraphParameters, fit_graph
 from ._significance import circular_shift, significance
+from ._stream import Recording, accumulate, correlation_of, values_of, windowed, with_values
 
-Recording = Raster | Activity
-
-LINEAR = ("lagged", "var", "whitened", "partial")
-# Whole numbers below this are exact in float32, and so are sums that stay below it.
-_EXACT = 2**24
+LINEAR = ("lagged", "var", "whitened", "latent", "partial")
+METHODS = (*LINEAR, "likelihood")
 
 
 class InferredGraph(eqx.Module):
@@ -34,6 +34,8 @@ class InferredGraph(eqx.Module):
     - `score`: `[post, pre]`, of all pairs. Its diagonal is a neuron's effect on itself.
     - `p_value`, `significant`: `[post, pre]`, or None if not tested; the diagonal is not tested
       (1 and False), nor are neurons that do not vary.
+    - `parameters`: of the fitted point process (`"likelihood"`), else None.
+    - `result`: how an iterative method ended, else None.
     - `method`, `notes`, `provenance`: static; what it has to say of the data, and the settings.
     """
 
@@ -41,9 +43,16 @@ class InferredGraph(eqx.Module):
     score: Float[Array, "post pre"]
     p_value: Float[Array, "post pre"] | None
     significant: Bool[Array, "post pre"] | None
+    parameters: GraphParameters | None
+    result: RESULTS | None
     method: str = eqx.field(static=True)
     notes: tuple[str, ...] = eqx.field(static=True, default=())
     provenance: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+
+    @property
+    def windows(self) -> Float[Array, "window post pre"] | None:
+        """Weights in each window of time, of the `"likelihood"`."""
+        return None if self.parameters is None else self.parameters.weights
 
 
 def infer_graph(
@@ -54,31 +63,46 @@ def infer_graph(
     lag_weights: Sequence[float] | None = None,
     shrink: float = 0.02,
     window: float = 0.005,
+    kernel: Arrayish | None = None,
+    l1: float | None = None,
+    nuclear: float | None = None,
+    smoothness: float = 0.0,
+    num_windows: int = 1,
     key: PRNGKey | None = None,
     num_surrogates: int = 0,
     alternative: str = "two-sided",
     false_discovery: float = 0.05,
+    tolerance: float = 1e-5,
+    max_steps: int = 5000,
+    throw: bool = True,
 ) -> InferredGraph:
     """Infer a graph of neurons from their activity (host only).
 
     C_l is the correlation of x_i(t + l) with x_j(t) (`lagged_correlation`), post before pre, and
-    C_0^e = (1 - `shrink`) C_0 + `shrink` I.
+    C_0^e = (1 - `shrink`) C_0 + `shrink` I; T is the number of bins, N that of neurons.
 
     **Methods**
 
     - `"lagged"`: sum over l = 1..`num_lags` (3) of `lag_weights` (1) C_l.
     - `"var"`: C_1 (C_0^e)^-1, a first-order vector autoregression.
     - `"whitened"`: (C_0^e)^-1/2 C_1 (C_0^e)^-1/2.
+    - `"latent"`: `"var"` less the part of low rank that few hidden neurons which drive many add to
+      it (`latent_var`, with `l1` T^-1/2 and `nuclear` (N / T)^1/2 by default).
     - `"partial"`: partial correlation of counts (of means, for an `Activity`) in windows of
       `window` seconds, or one bin if that is longer: undirected, a baseline like FARCI
       (Meamardoost et al. 2021).
+    - `"likelihood"`: weights of a logistic point process (`GraphParameters`), its log-likelihood
+      maximised less l1 |A|_1 (`l1` in nats, 0) and, with `num_windows` above 1, less `smoothness`
+      sum_w |A_w - A_(w-1)|^2: a graph that changes in time. Its lag kernel of `num_lags` (1) bins
+      is `kernel`, or else fitted with positive entries that add up to 1. Takes binary rasters.
+      The score is the mean over the windows.
 
     **Arguments**
 
     - `recording`: leading axes are trials or epochs; no lag crosses their borders or an invalid
       bin. An iterator gives chunks of one recording `[neuron, time]`, one after the other, of any
       length and never held together; a chunk whose `start` is known to lie elsewhere than at the
-      last one's end begins a new stretch.
+      last one's end begins a new stretch. (Not for `"likelihood"`.)
     - `num_surrogates`: test each pair against so many surrogates (at least 10; 0: no test), drawn
       with `key`. All presynaptic trains are shifted in a circle against the postsynaptic ones, by
       a common offset within each stretch of valid bins: rates, autocorrelations and the zero-lag
@@ -86,140 +110,248 @@ def infer_graph(
       effects; every lagged relation goes. (For `"partial"`, which has no sides, each train is
       shifted by itself.) Scores are compared in units of the surrogates' spread, a pair's own
       moderated by that of its row and column (Smyth 2004), with the surrogates of all pairs.
+      Not for `"likelihood"`.
     - `alternative`: `"two-sided"`, `"greater"` (excitation) or `"less"` (inhibition).
     - `false_discovery`: rate at which Benjamini and Hochberg (1995) call pairs significant.
+    - `tolerance`, `max_steps`: of `"likelihood"`, the largest step left, in standard errors, and
+      the descent's steps; `max_steps` of `"latent"` too.
 
-    Raises `ValueError` for arguments that do not go together and a recording that is too short. A
+    Raises `ValueError` for arguments that do not go together and a recording that is too short;
+    with `throw`, `RuntimeError` where an iterative method did not converge (else see `result`). A
     neuron that does not vary has score 0, and a note says so.
     """
     lags, weights = _lags(method, num_lags, lag_weights)
     if not 0 <= shrink <= 1:
         raise ValueError(f"shrink must be in [0, 1], got {shrink}.")
-    whole = recording if isinstance(recording, Raster | Activity) else None
-    _check_test(whole, key, num_surrogates, alternative, false_discovery)
-    if method == "partial":
-        if whole is not None:
-            whole = recording = _windowed(whole, window)
-        else:
-            recording = (_windowed(chunk, window) for chunk in recording)  # type: ignore[union-attr]
+    for name, value in (("l1", l1), ("nuclear", nuclear), ("smoothness", smoothness)):
+        if value is not None and not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}.")
+    settings = {"lags": lags, "shrink": float(shrink)}
+    if method == "likelihood":
+        if num_surrogates:
+            raise ValueError("surrogates test the linear methods; likelihood selects by l1.")
+        settings |= {"l1": l1 or 0.0, "smoothness": smoothness, "num_windows": num_windows}
+        settings |= {"kernel": "fitted" if kernel is None else np.asarray(kernel).tolist()}
+        found = _likelihood(
+            recording, lags, kernel, l1 or 0.0, smoothness, num_windows, tolerance, max_steps
+        )
+    else:
+        keys = _surrogate_keys(recording, key, num_surrogates, alternative, false_discovery)
+        settings |= {
+            "lag_weights": weights,
+            "num_surrogates": num_surrogates,
+            "alternative": alternative,
+            "false_discovery": float(false_discovery),
+        }
+        if method == "partial":
+            settings["window"] = window
+            recording = _in_windows(recording, window)
+        elif method == "latent":
+            settings |= {"l1": l1, "nuclear": nuclear}
+        score_of = partial(_score, method, weights, shrink, l1, nuclear, max_steps)
+        found = _linear(recording, method, lags, score_of, keys, alternative, false_discovery)
+    if throw and found.result is not None and not is_successful(found.result):
+        raise RuntimeError(
+            f"infer_graph(method={method!r}) did not converge in {max_steps} steps. Raise "
+            "max_steps or l1 (without it, pairs that never fire in turn have no finite weight); "
+            "throw=False takes it as it is."
+        )
+    provenance = (("method", method), *((name, str(value)) for name, value in settings.items()))
+    return replace(found, provenance=provenance)
+
+
+def _linear(
+    recording: Recording | Iterable[Recording],
+    method: str,
+    lags: tuple[int, ...],
+    score_of: Any,
+    keys: Any,
+    alternative: str,
+    false_discovery: float,
+) -> InferredGraph:
     statistics, labels, dtype = accumulate(recording, lags)
     with jax.enable_x64(True):
         active = np.asarray(statistics.active)
-    zero_lag = method in ("var", "whitened", "partial")
-    correlation = _correlation(statistics, 0, dtype) if zero_lag else None
-    lagged = [_correlation(statistics, index, dtype) for index in range(zero_lag, len(lags))]
-    del statistics
-    score_of = partial(_score, method, correlation, weights, shrink)
-    score = score_of(lagged)
+    pairs = int(statistics.pairs[-1])
+    first = lags.count(0)
+    correlation = correlation_of(statistics, 0, dtype) if first else None
+    lagged = [correlation_of(statistics, index, dtype) for index in range(first, len(lags))]
+    del statistics  # with the sums in float64: the largest arrays there are
+    score, result = score_of(pairs, correlation, lagged)
     del lagged
     if not bool(jnp.all(jnp.isfinite(score))):
         raise ValueError(
-            f"the zero-lag correlation with shrink = {shrink} is not positive definite: neurons "
-            "repeat each other, or there are more neurons than bins. Raise shrink."
+            "the zero-lag correlation is not positive definite: neurons repeat each other, or "
+            "there are more neurons than bins. Raise shrink."
         )
     p_value = significant = None
-    if num_surrogates and whole is not None:
-        surrogate_scores = np.stack(
-            [
-                np.asarray(_surrogate(k, whole, lags, dtype, score_of, method))
-                for k in jax.random.split(key, num_surrogates)
-            ]
-        )
+    if len(keys) and isinstance(recording, Recording):
+        null = [
+            np.asarray(_null_score(key, recording, lags, pairs, correlation, score_of))
+            for key in keys
+        ]
         tested = active[:, None] & active[None] & ~np.eye(len(active), dtype=bool)
-        if method == "partial":
-            tested = np.tril(tested)
-        found = significance(
-            np.asarray(score), surrogate_scores, tested, alternative, false_discovery
+        undirected = method == "partial"
+        p, discovered = significance(
+            *(np.asarray(score), np.stack(null), np.tril(tested) if undirected else tested),
+            *(alternative, false_discovery),
         )
-        if method == "partial":
-            found = np.minimum(found[0], found[0].T), found[1] | found[1].T
-        p_value, significant = jnp.asarray(found[0], dtype), jnp.asarray(found[1])
+        if undirected:
+            p, discovered = np.minimum(p, p.T), discovered | discovered.T
+        p_value, significant = jnp.asarray(p, dtype), jnp.asarray(discovered)
     return InferredGraph(
         Graph(_edges(score, significant), labels=labels),
         score,
         p_value,
         significant,
+        None,
+        result,
         method,
-        notes=_notes(active, labels),
-        provenance=(
-            ("method", method),
-            ("lags", str(lags)),
-            ("shrink", repr(float(shrink))),
-            ("num_surrogates", str(num_surrogates)),
-            ("alternative", alternative),
-            ("false_discovery", repr(float(false_discovery))),
-        ),
+        _notes(active, labels),
     )
 
 
-def accumulate(
-    recording: Recording | Iterable[Recording], lags: Sequence[int], shifted: Any = None
-) -> tuple[CorrelationStatistics, tuple[str, ...], Any]:
-    """Statistics in float64, the labels, and the dtype that results are to have (host only).
-
-    `shifted` holds surrogate values of the earlier bins of a whole recording.
-    """
-    chunks = [recording] if isinstance(recording, Raster | Activity) else recording
-    default = jnp.result_type(float)
-    # Sums over 10^6 bins and more are added up in float64, whatever the products are formed in.
-    with jax.enable_x64(True):
-        statistics, labels, dtype, expected = None, (), None, None
-        for chunk in chunks:
-            values, interval = _values(chunk)
-            if statistics is None:
-                labels, dtype = chunk.labels, values.dtype
-                if isinstance(chunk, Raster):
-                    dtype = default
-                origin = None if isinstance(chunk, Raster) else _mean(values, chunk.mask)
-                statistics = CorrelationStatistics.init(
-                    values.shape[-2], lags, origin=origin, dtype=jnp.float64
-                )
-            elif chunk.labels != labels:
-                raise ValueError("all chunks must be of the same neurons, with the same labels.")
-            start = None if isinstance(chunk, Activity) else chunk.start
-            if values.ndim > 2 or not _follows(expected, start, interval):
-                statistics = statistics.restart()
-            statistics = _absorb(statistics, values, chunk.mask, shifted)
-            end = values.shape[-1] * interval
-            expected = None if start is None or values.ndim > 2 else float(start) + end
-    if statistics is None:
-        raise ValueError("the recording has no chunks.")
-    pairs = np.asarray(statistics.pairs)
-    if pairs.min() < 2:
-        raise ValueError(
-            f"the recording is too short: lags {statistics.lags} have {pairs.tolist()} pairs of "
-            "bins. Take longer trials or fewer lags."
+def _null_score(
+    key: PRNGKey,
+    recording: Recording,
+    lags: tuple[int, ...],
+    pairs: int,
+    correlation: Array | None,
+    score_of: Any,
+) -> Array:
+    """The scores where presynaptic trains are shifted against postsynaptic ones."""
+    values, mask = values_of(recording)[0], recording.mask
+    directed = [lag for lag in lags if lag]
+    if directed:
+        sums, _, dtype = accumulate(
+            recording, directed, circular_shift(key, values, mask, common=True)
         )
-    return statistics, labels, dtype
+        moved = [correlation_of(sums, index, dtype) for index in range(len(directed))]
+        return score_of(pairs, correlation, moved)[0]
+    moved = with_values(recording, circular_shift(key, values, mask, common=False))
+    sums, _, dtype = accumulate(moved, lags)
+    return score_of(pairs, correlation_of(sums, 0, dtype), [])[0]
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _score(
+    method: str,
+    weights: tuple[float, ...],
+    shrink: float,
+    l1: float | None,
+    nuclear: float | None,
+    max_steps: int,
+    pairs: Any,
+    correlation: Any,
+    lagged: list[Array],
+) -> tuple[Array, RESULTS | None]:
+    if method == "lagged":
+        return sum((c * w for c, w in zip(lagged, weights, strict=True)), 0 * lagged[0]), None
+    if method == "partial":
+        return partial_correlation(correlation, shrink), None
+    if method == "whitened":
+        return whitened_graph(correlation, lagged[0], shrink), None
+    score = var_graph(correlation, lagged[0], shrink)
+    if method == "var":
+        return score, None
+    noise = 1 / jnp.sqrt(jnp.asarray(pairs, score.dtype))
+    hidden = latent_var(
+        correlation,
+        lagged[0],
+        noise if l1 is None else l1,
+        noise * len(score) ** 0.5 if nuclear is None else nuclear,
+        shrink=shrink,
+        max_steps=max_steps,
+    )
+    return score - hidden.low_rank, hidden.result
+
+
+def _likelihood(
+    recording: Recording | Iterable[Recording],
+    lags: tuple[int, ...],
+    kernel: Arrayish | None,
+    l1: float,
+    smoothness: float,
+    num_windows: int,
+    tolerance: float,
+    max_steps: int,
+) -> InferredGraph:
+    if not isinstance(recording, Raster):
+        raise ValueError("likelihood needs a whole Raster: not an Activity, nor an iterator.")
+    if int(jnp.max(recording.spikes, initial=0)) > 1:
+        raise ValueError("likelihood is binary, the raster holds counts over 1: use counts=False.")
+    if not 1 <= num_windows <= recording.num_bins:
+        raise ValueError(f"num_windows must be from 1 to the number of bins, got {num_windows}.")
+    if kernel is not None and np.shape(kernel) != (len(lags),):
+        raise ValueError(f"kernel must have num_lags = {len(lags)} entries, got {kernel}.")
+    if recording.num_bins <= len(lags) + 1:
+        raise ValueError(
+            f"the recording is too short: {recording.num_bins} bins for {len(lags)} lags."
+        )
+    dtype = jnp.result_type(float)
+    # Sums over 10^5 bins lose in float32 what the line search has to see.
+    with jax.enable_x64(True):
+        params, state, active = fit_graph(
+            recording,
+            num_windows=num_windows,
+            num_lags=len(lags),
+            kernel=None if kernel is None else jnp.asarray(np.asarray(kernel, float)),
+            l1=float(l1),
+            smoothness=float(smoothness),
+            max_steps=max_steps,
+            tolerance=tolerance,
+        )
+        converged = state.residual <= tolerance
+        score = jnp.mean(params.weights, axis=0).astype(dtype)
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    return InferredGraph(
+        Graph(_edges(score, None), labels=recording.labels),
+        score,
+        None,
+        None,
+        params,
+        choose(converged, RESULTS.successful, RESULTS.nonlinear_max_steps_reached),
+        "likelihood",
+        _notes(np.asarray(active), recording.labels),
+    )
+
+
+def _in_windows(recording: Recording | Iterable[Recording], window: float) -> Any:
+    if isinstance(recording, Recording):
+        return windowed(recording, window)
+    return (windowed(chunk, window) for chunk in recording)
 
 
 def _lags(
     method: str, num_lags: int | None, lag_weights: Sequence[float] | None
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    if method not in LINEAR:
-        raise ValueError(f"method must be one of {', '.join(LINEAR)}, got {method!r}.")
-    if method == "lagged":
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    if lag_weights is not None and method != "lagged":
+        raise ValueError(f"lag_weights are for method='lagged', not {method!r}.")
+    if method in ("lagged", "likelihood"):
         if num_lags is None:
-            num_lags = 3 if lag_weights is None else len(lag_weights)
+            num_lags = {"lagged": 3, "likelihood": 1}[method]
+            num_lags = num_lags if lag_weights is None else len(lag_weights)
         weights = (1.0,) * num_lags if lag_weights is None else tuple(map(float, lag_weights))
         if num_lags < 1 or len(weights) != num_lags or min(weights) < 0:
             raise ValueError(
-                "lagged needs num_lags >= 1 and as many lag_weights, none negative, got "
+                f"{method} needs num_lags >= 1 and as many lag_weights, none negative, got "
                 f"{num_lags} and {weights}."
             )
         return tuple(range(1, num_lags + 1)), weights
-    if lag_weights is not None or num_lags not in (None, 0 if method == "partial" else 1):
-        raise ValueError(f"num_lags and lag_weights are for method='lagged', not {method!r}.")
+    if num_lags not in (None, 0 if method == "partial" else 1):
+        raise ValueError(f"num_lags is for 'lagged' and 'likelihood', not {method!r}.")
     return ((0,) if method == "partial" else (0, 1)), (1.0,)
 
 
-def _check_test(
-    whole: Recording | None,
+def _surrogate_keys(
+    recording: Recording | Iterable[Recording],
     key: PRNGKey | None,
     num_surrogates: int,
     alternative: str,
     false_discovery: float,
-) -> None:
+) -> Any:
     if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(
             f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}."
@@ -227,150 +359,14 @@ def _check_test(
     if not 0 < false_discovery < 1:
         raise ValueError(f"false_discovery must be in (0, 1), got {false_discovery}.")
     if num_surrogates == 0:
-        return
+        return ()
     if num_surrogates < 10:
         raise ValueError(f"num_surrogates must be 0 or at least 10, got {num_surrogates}.")
     if key is None:
         raise ValueError("surrogates are drawn at random: pass key=jax.random.key(seed).")
-    if whole is None:
+    if not isinstance(recording, Recording):
         raise ValueError("surrogates need the whole recording at once, not an iterator of chunks.")
-
-
-def _values(chunk: Recording) -> tuple[Array, float]:
-    if isinstance(chunk, Raster):
-        return chunk.spikes, chunk.bin_width
-    return chunk.values, chunk.sample_interval
-
-
-def _mean(values: Array, mask: Array | None) -> Array:
-    if mask is not None:
-        values = jnp.where(mask[..., None, :], values, 0)
-    axes = (*range(values.ndim - 2), values.ndim - 1)
-    total = jnp.sum(values, axis=axes, dtype=jnp.float64)
-    bins = values.size // values.shape[-2] if mask is None else int(jnp.sum(mask))
-    return total / max(bins, 1)
-
-
-def _follows(expected: float | None, start: Any, interval: float) -> bool:
-    if expected is None or start is None:
-        return True
-    return abs(float(start) - expected) < interval / 2
-
-
-def _absorb(
-    statistics: CorrelationStatistics, values: Array, mask: Array | None, shifted: Array | None
-) -> CorrelationStatistics:
-    """All of an array, in blocks of time or of epochs."""
-    *batch, num_neurons, num_bins = values.shape
-    flat = [None if x is None else x.reshape(-1, *x.shape[len(batch) :]) for x in (values, shifted)]
-    values, shifted = flat
-    mask = jnp.ones((len(values), num_bins), bool) if mask is None else mask.reshape(-1, num_bins)
-    # Blocks of some 100 MB at most, short enough for exact sums of whole numbers.
-    size = int(np.clip(2**25 // num_neurons, 512, 8192))
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        size = max(min(size, _EXACT // max(int(jnp.max(values, initial=0)), 1) ** 2), 1)
-    per_block = max(size // max(num_bins, 1), 1)
-    for epoch in range(0, len(values), per_block):
-        num_epochs = min(per_block, len(values) - epoch)
-        if batch:
-            statistics = statistics.restart()
-        for begin in range(0, num_bins, size):
-            # Products apart from the rest, since they alone are worth updating in place.
-            rest = eqx.tree_at(lambda s: s.products, statistics, None)
-            products, rest = _update(
-                statistics.products,
-                rest,
-                *(values, mask, shifted),
-                np.array([epoch, begin], np.int32),
-                sizes=(num_epochs, min(size, num_bins - begin)),
-                continues=num_epochs == 1,
-            )
-            statistics = _with_products(rest, products)
-    return statistics
-
-
-@partial(jax.jit, static_argnames=("sizes", "continues"), donate_argnums=0)
-def _update(products, rest, values, mask, shifted, first, *, sizes, continues):
-    def block(x: Array) -> Array:
-        for axis, size in ((0, sizes[0]), (x.ndim - 1, sizes[1])):
-            x = jax.lax.dynamic_slice_in_dim(x, first[min(axis, 1)], size, axis)
-        return x[0] if continues else x
-
-    statistics = _with_products(rest, products).update(
-        block(values), block(mask), earlier=None if shifted is None else block(shifted)
-    )
-    return statistics.products, eqx.tree_at(lambda s: s.products, statistics, None)
-
-
-def _with_products(rest: Any, products: Array) -> CorrelationStatistics:
-    return eqx.tree_at(lambda s: s.products, rest, products, is_leaf=lambda x: x is None)
-
-
-def _correlation(statistics: CorrelationStatistics, index: int, dtype: Any) -> Array:
-    with jax.enable_x64(True):
-        return _cast_correlation(statistics, index, np.dtype(dtype))
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _cast_correlation(statistics: CorrelationStatistics, index: int, dtype: np.dtype) -> Array:
-    return statistics.correlation(index).astype(dtype)
-
-
-@partial(jax.jit, static_argnums=0)
-def _score(
-    method: str, correlation: Any, weights: tuple[float, ...], shrink: float, lagged: list[Array]
-) -> Array:
-    if method == "lagged":
-        return sum((c * w for c, w in zip(lagged, weights, strict=True)), 0 * lagged[0])
-    if method == "partial":
-        return partial_correlation(correlation, shrink)
-    return {"var": var_graph, "whitened": whitened_graph}[method](correlation, lagged[0], shrink)
-
-
-def _surrogate(
-    key: PRNGKey, whole: Recording, lags: Sequence[int], dtype: Any, score_of: Any, method: str
-) -> Array:
-    values, _ = _values(whole)
-    if method == "partial":
-        shifted = circular_shift(key, values, whole.mask, common=False)
-        moved = accumulate(_replaced(whole, shifted), lags)[0]
-        return _score(method, _correlation(moved, 0, dtype), (1.0,), score_of.args[3], [])
-    shifted = circular_shift(key, values, whole.mask, common=True)
-    lags = [lag for lag in lags if lag > 0]
-    moved = accumulate(whole, lags, shifted)[0]
-    return score_of([_correlation(moved, index, dtype) for index in range(len(lags))])
-
-
-def _replaced(whole: Recording, values: Array) -> Recording:
-    if isinstance(whole, Raster):
-        return replace(whole, spikes=values)
-    return replace(whole, values=values)
-
-
-def _windowed(recording: Recording, window: float) -> Recording:
-    """Counts (of an `Activity`, means) in windows of whole bins, cut at the ends of epochs."""
-    values, interval = _values(recording)
-    size = max(round(window / interval), 1)
-    if window > interval and abs(size * interval - window) > 1e-6 * window:
-        raise ValueError(
-            f"window = {window} s must be a whole number of bins of {interval} s, or less than one."
-        )
-    if size == 1:
-        return recording
-    kept = values.shape[-1] // size
-    if kept == 0:
-        raise ValueError(f"the recording is too short for windows of {size} bins.")
-    groups = values[..., : kept * size].reshape(*values.shape[:-1], kept, size)
-    mask = recording.mask
-    if mask is not None:
-        mask = jnp.all(mask[..., : kept * size].reshape(*mask.shape[:-1], kept, size), axis=-1)
-    if isinstance(recording, Activity):
-        mean = jnp.mean(groups, axis=-1)
-        return Activity(mean, size * interval, mask=mask, labels=recording.labels)
-    counts = jnp.sum(groups, axis=-1, dtype=jnp.int32)
-    if int(jnp.max(counts, initial=0)) > 255:
-        raise ValueError(f"a window of {window} s holds more than 255 spikes: take a shorter one.")
-    return replace(recording, spikes=counts.astype(jnp.uint8), bin_width=size * interval, mask=mask)
+    return jax.random.split(key, num_surrogates)
 
 
 def _edges(score: Array, significant: Array | None) -> Array:

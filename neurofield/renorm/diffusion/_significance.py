@@ -102,9 +102,10 @@ def _prior_variance(
     if excess <= 1e-4:  # beyond 20,000 degrees of freedom
         freedom, shift = np.inf, 0.0
     else:
-        half = optimize.brentq(lambda h: special.polygamma(1, h) - excess, 1e-6, 1e5)
-        freedom, shift = 2 * half, special.digamma(half) - math.log(half)
-    return np.exp(row[post] + column[pre] + shift), float(freedom)
+        root = optimize.brentq(lambda h: special.polygamma(1, h) - excess, 1e-6, 1e5)
+        half = float(np.asarray(root))
+        freedom, shift = 2 * half, float(special.digamma(half)) - math.log(half)
+    return np.exp(row[post] + column[pre] + shift), freedom
 
 
 def _mean_by(values: np.ndarray, group: np.ndarray, nodes: int) -> np.ndarray:
