@@ -11,6 +11,7 @@ from ._examples import example as example
 from ._graph import Graph as Graph
 from ._raster import Raster as Raster
 from ._read import read as read
+from ._read_graph import read_graph as read_graph
 from ._recording import Covariate as Covariate
 from ._recording import Epoch as Epoch
 from ._recording import Recording as Recording
