@@ -110,6 +110,17 @@ def blocks(seed):
     return nx.stochastic_block_model([64] * 8, inside.tolist(), seed=seed)
 
 
+def planted(scales=(1.0, 0.03, 0.001), branching=4):
+    """Dyson-like: complete, with weights that fall with the level of the common ancestor."""
+    weights = np.zeros((1, 1))
+    for level, scale in enumerate(scales):
+        size = branching**level
+        weights = np.kron(np.eye(branching), weights) + scale * (
+            1 - np.kron(np.eye(branching), np.ones((size, size)))
+        )
+    return weights
+
+
 def exact_spectra():
     r64, r16 = ring_spectrum(64), ring_spectrum(16)
     return {

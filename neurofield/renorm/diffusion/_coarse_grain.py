@@ -80,7 +80,7 @@ def coarse_grain(
     if not (np.isfinite(diffusion_time) and diffusion_time > 0):
         raise ValueError(f"diffusion_time must be positive, got {diffusion_time}.")
     weights = weights_of(graph)
-    hollow = np.asarray(diffusion_weights(weights), float)
+    hollow = np.asarray(jax.jit(diffusion_weights)(weights), float)
     num_nodes = len(hollow)
     if method == "equilibrium":
         step, law = walk(weights, jnp.asarray(teleport, weights.dtype))
@@ -189,7 +189,7 @@ def _notes(method: str, labels, num_components: int, num_modes: int, between) ->
     elif 2 * sizes.max() > num_nodes:
         said.append(f"one giant supernode holds {sizes.max()} of {num_nodes} nodes.")
     if method == "threshold" and len(sizes) not in (num_nodes, num_modes):
-        said.append(f"{len(sizes)} supernodes, but {num_modes} eigenvalues below 1 / tau.")
+        said.append(f"supernodes: {len(sizes)}, but eigenvalues below 1 / tau: {num_modes}.")
     if num_components > 1:
         said.append(f"{num_components} components, never merged with each other.")
     if method == "wilson" and (between < 0).any():
