@@ -6,9 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from neurofield._numerics import HIGHEST
-from neurofield._types import Arrayish
+from neurofield._types import Arrayish, PRNGKey
+from neurofield.statistics import jackknife
 
 from ._checks import is_hermitian, require
+from ._lanczos import BLOCK, low_modes
+from ._sparse_laplacian import SparseLaplacian
+from ._traces import estimated_traces
 
 
 class Thermodynamics(eqx.Module):
@@ -36,17 +40,43 @@ class Thermodynamics(eqx.Module):
 
 
 def thermodynamics(
-    laplacian: Float[Array, "node node"] | Complex[Array, "node node"],
+    laplacian: Float[Array, "node node"] | Complex[Array, "node node"] | SparseLaplacian,
     diffusion_times: Arrayish,
+    *,
+    key: PRNGKey | None = None,
+    num_probes: int = 64,
+    num_steps: int = 64,
+    num_low_modes: int = 64,
 ) -> Thermodynamics:
     """Entropy, specific heat and spectral dimension of a Hermitian Laplacian.
 
-    Exact, from all eigenvalues (Villegas et al. 2022), in the variance form: no differences of
-    neighbouring times. Differentiable, at degenerate spectra too.
+    In the variance form (Villegas et al. 2022): no differences of neighbouring times.
+
+    **A matrix**: exact, from all eigenvalues. Differentiable once, at degenerate spectra too.
+
+    **A `SparseLaplacian`**: stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017), `num_steps`
+    steps from each of `num_probes` random vectors, drawn from `key`, for all traces and times. The
+    null modes of connected components are exact, and the `num_low_modes` lowest ones above them are
+    computed, to 2 % in L v = lambda v: they are what is left at late times. The error of S is about
+    0.6 / sqrt(num_probes num_low_modes) at worst; steps beyond
+    2 sqrt(largest eigenvalue / the last low mode's) do not change it. Standard errors are those of
+    the jackknife over probes. Differentiable in reverse mode, by the estimator
+    Tr f'(L) dL with the same low modes and probes: the derivative of the exact trace up to the
+    noise of the probes.
 
     Raises `ValueError` (under tracing an error at run time) for a matrix that is not Hermitian,
-    whose e^{-tau L} / Z would be no state.
+    whose e^{-tau L} / Z would be no state; and for a `SparseLaplacian` without a key.
     """
+    if isinstance(laplacian, SparseLaplacian):
+        if key is None:
+            raise ValueError("thermodynamics of a SparseLaplacian is estimated: give it a key.")
+        if num_probes < 2 or num_steps < 2 or num_low_modes < 0:
+            raise ValueError(
+                "num_probes and num_steps must be at least 2 and num_low_modes at least 0, got "
+                f"{num_probes}, {num_steps} and {num_low_modes}."
+            )
+        times = jnp.asarray(diffusion_times, laplacian.diagonal.dtype)
+        return _estimated(laplacian, times, key, num_probes, num_steps, num_low_modes)
     hermitian = require(
         laplacian, is_hermitian, "laplacian", 'Hermitian, such as laplacian(graph, "magnetic")'
     )
@@ -72,6 +102,37 @@ def of_spectrum(values: Float[Array, " node"], times: Float[Array, " time"]) -> 
         2 * (mean + shift),
         log_partition - shift,
     )
+
+
+@eqx.filter_jit
+def _estimated(
+    laplacian: SparseLaplacian,
+    times: Array,
+    key: PRNGKey,
+    num_probes: int,
+    num_steps: int,
+    num_low_modes: int,
+) -> Thermodynamics:
+    keys = jax.random.split(key)
+    num_steps = min(num_steps, laplacian.num_nodes)
+    frozen = jax.lax.stop_gradient(laplacian)
+    modes = low_modes(keys[0], frozen, num_low_modes, num_steps)
+    num_blocks = -(-num_probes // BLOCK)
+    low, rest, shift = estimated_traces(keys[1], laplacian, modes, times, num_blocks, num_steps)
+    offset = times * jax.lax.stop_gradient(shift)
+
+    def fields(rest: Array) -> Array:
+        partition, first, second = low + jnp.mean(rest, axis=0)
+        partition = partition + laplacian.num_null
+        mean = first / partition
+        log_partition = jnp.log(partition)
+        variance = second / partition - mean**2
+        return jnp.stack(
+            [log_partition + mean, variance, 2 * (mean + offset), log_partition - offset]
+        )
+
+    found = jackknife(fields, rest)
+    return Thermodynamics(times, *found.mean, *jax.lax.stop_gradient(found.error))
 
 
 @jax.custom_jvp
