@@ -6,6 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from renorm_graphs import matrix, planted, ring_spectrum
+from scipy.sparse.csgraph import connected_components
 
 from neurofield import fit
 from neurofield.recording import Graph
@@ -197,6 +198,17 @@ def test_nulls_keep_what_they_say(directed):
         np.testing.assert_allclose(dense.sum(axis), positive.sum(axis), rtol=1e-9)
     # x_i y_j off the diagonal: all ratios of columns agree.
     np.testing.assert_allclose(dense[2:8, 0] * dense[8, 1], dense[2:8, 1] * dense[8, 0], rtol=1e-9)
+
+
+def test_edge_swaps_draw_every_graph_with_these_degrees_alike():
+    # Degree 2 at 6 nodes: 60 hexagons, 10 pairs of triangles. (networkx's double_edge_swap, which
+    # does not count rejections, gives 0.19 instead of 1 / 7.) In- and out-degree 1 at 5 nodes: the
+    # 44 derangements, 20 of them a 2- and a 3-cycle.
+    ring = matrix(nx.cycle_graph(6)), np.roll(np.eye(5), 1, 0)
+    for weights, chance in zip(ring, (1 / 7, 20 / 44), strict=True):
+        made = [np.asarray(null_graph(jax.random.key(i), weights).weights) for i in range(500)]
+        count = sum(connected_components(x, directed=False)[0] == 2 for x in made)
+        assert abs(count - 500 * chance) < 4 * np.sqrt(500 * chance * (1 - chance))
 
 
 def test_random_places_are_uniform():

@@ -64,7 +64,7 @@ def coarse_grain(
     - `"equilibrium"`: supernodes of the random walk along the directed, non-negative edges
       (Laplacian of kind `"walk"`, tau counts steps), and between them its stationary flows, scaled
       to the total weight: the stationary law is exactly the lumped one. In the spirit of the
-      equilibrium-preserving group (2025), of which it is not an implementation.
+      equilibrium-preserving group (arXiv 2507.04977), of which it is no implementation.
 
     `num_clusters` replaces the number of eigenvalues below 1 / tau. Components are never merged.
 
