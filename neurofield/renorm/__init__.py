@@ -10,6 +10,8 @@ from .diffusion._communities import Communities as Communities
 from .diffusion._communities import communities as communities
 from .diffusion._correlation import CorrelationStatistics as CorrelationStatistics
 from .diffusion._correlation import lagged_correlation as lagged_correlation
+from .diffusion._fiedler import FiedlerTree as FiedlerTree
+from .diffusion._fiedler import fiedler_tree as fiedler_tree
 from .diffusion._heat_kernel import heat_kernel as heat_kernel
 from .diffusion._infer import InferredGraph as InferredGraph
 from .diffusion._infer import infer_graph as infer_graph
@@ -33,6 +35,8 @@ from .diffusion._point_process import graph_penalty as graph_penalty
 from .diffusion._rg_flow import rg_flow as rg_flow
 from .diffusion._scales import Scales as Scales
 from .diffusion._scales import diffusion_scales as diffusion_scales
+from .diffusion._stability import Stability as Stability
+from .diffusion._stability import stability as stability
 from .diffusion._subsampling import Subsampling as Subsampling
 from .diffusion._subsampling import subsampling as subsampling
 from .diffusion._thermodynamics import Thermodynamics as Thermodynamics

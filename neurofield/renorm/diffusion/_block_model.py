@@ -1,10 +1,11 @@
 """Communities as the hidden labels of a model of all pairs' scores."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ._spectral import k_means, spectral_labels
 
 _SWEEPS = 100
 _MOST = 30  # communities that are tried
@@ -27,7 +28,6 @@ def block_model(
     scores: Float[np.ndarray, "node node"],
     number: int | None,
     num_starts: int,
-    spectral_labels: Callable[..., Int[np.ndarray, " node"]],
 ) -> BlockModel:
     """Scores of pairs, normal with one mean within communities and another, lower one across.
 
@@ -45,7 +45,7 @@ def block_model(
     for k in numbers:
         if k == 1:
             break
-        fit = _fit(rng, scores, centred, k, num_starts, spectral_labels)
+        fit = _fit(rng, scores, centred, k, num_starts)
         # One more mean than a single community has, and k - 1 sizes.
         price = np.log(len(scores) * (len(scores) - 1) / 2) / 2 + (k - 1) * np.log(len(scores)) / 2
         evidence = fit.evidence - float(price)
@@ -57,7 +57,7 @@ def block_model(
     return best
 
 
-def _fit(rng, scores, centred, k, num_starts, spectral_labels) -> _Fit:
+def _fit(rng, scores, centred, k, num_starts) -> _Fit:
     positive = np.maximum(scores, 0)
     np.fill_diagonal(positive, 0)
     starts = [_leading_labels(rng, centred, k)]
@@ -86,12 +86,9 @@ def _centre(scores: np.ndarray) -> np.ndarray:
 
 
 def _leading_labels(rng, centred: np.ndarray, k: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
-
     values, vectors = np.linalg.eigh(centred)
     rows = vectors[:, -k + 1 :] * np.sqrt(np.maximum(values[-k + 1 :], 0))[None]
-    distinct = min(k, len(np.unique(rows.round(12), axis=0)))
-    return KMeans(distinct, n_init=10, random_state=int(rng.integers(2**31))).fit_predict(rows)
+    return k_means(rng, rows, k, 10)
 
 
 def _climb(rng, centred: np.ndarray, share: np.ndarray) -> _Fit:

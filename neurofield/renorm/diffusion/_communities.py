@@ -16,6 +16,7 @@ from ._laplacian import laplacian
 from ._markov_stability import markov_stability, walk_flow
 from ._phenomenological_nulls import host_rng
 from ._scales import diffusion_scales
+from ._spectral import normalised, spectral_labels
 from ._thermodynamics import thermodynamics
 from ._weights import GraphLike, diffusion_weights, weights_of
 
@@ -132,29 +133,10 @@ def in_order(labels: Int[np.ndarray, " node"]) -> Int[np.ndarray, " node"]:
     return np.argsort(np.argsort(first))[index]
 
 
-def spectral_labels(
-    rng: np.random.Generator, weights: Weights, number: int, num_starts: int
-) -> Int[np.ndarray, " node"]:
-    """k-means of the rows of the `number` lowest eigenvectors of the normalised Laplacian."""
-    from sklearn.cluster import KMeans
-
-    _, vectors = np.linalg.eigh(_normalised(weights))
-    rows = vectors[:, :number]
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(norm > 0, norm, 1)
-    seed = int(rng.integers(2**31))
-    number = min(number, len(np.unique(rows.round(12), axis=0)))  # k-means warns of copies
-    return KMeans(number, n_init=num_starts, random_state=seed).fit_predict(rows)
-
-
-def _normalised(weights: Weights) -> Weights:
-    return np.asarray(laplacian(jnp.asarray(weights), "normalised"), float)
-
-
 def _spectral(rng, weights, num_starts, num_communities, diffusion_time):
     number = num_communities
     if number is None:
-        values = np.linalg.eigvalsh(_normalised(weights))
+        values = np.linalg.eigvalsh(normalised(weights))
         fewest = max(2, int((values < 1e-10).sum()))
         most = max(fewest, len(weights) // 2)
         gaps = np.diff(values)[fewest - 1 : most]
@@ -209,7 +191,7 @@ def _diffusion_distance(rng, weights, num_starts, num_communities, diffusion_tim
 def _block_model(rng, weights, num_starts, num_communities, diffusion_time):
     if len(weights) < 4:
         raise ValueError(f"a block model needs at least 4 nodes with edges, got {len(weights)}.")
-    fitted = block_model(rng, weights, num_communities, num_starts, spectral_labels)
+    fitted = block_model(rng, weights, num_communities, num_starts)
     return fitted.labels, fitted.evidence, ()
 
 

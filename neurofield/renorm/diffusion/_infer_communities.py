@@ -121,8 +121,11 @@ def fading_correlation(
     if count < 2:
         raise ValueError(f"a correlation needs at least two valid bins, got {count}.")
     runs = stretches(masks)
-    mean = sum(values[e, :, a:b].sum(1, dtype=float) for e, a, b in runs) / count
-    square = sum(((values[e, :, a:b] - mean[:, None]) ** 2).sum(1) for e, a, b in runs) / count
+    mean, square = np.zeros((2, values.shape[1]))
+    for epoch, first, stop in runs:
+        mean = mean + values[epoch, :, first:stop].sum(1, dtype=float) / count
+    for epoch, first, stop in runs:
+        square = square + ((values[epoch, :, first:stop] - mean[:, None]) ** 2).sum(1) / count
     spread = np.sqrt(square)
     scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
     fade = np.exp(-interval / times)

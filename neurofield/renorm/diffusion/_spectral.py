@@ -1,0 +1,34 @@
+"""Spectral clustering."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ._laplacian import laplacian
+
+
+def spectral_labels(
+    rng: np.random.Generator, weights: Float[np.ndarray, "node node"], number: int, num_starts: int
+) -> Int[np.ndarray, " node"]:
+    """k-means of the rows, normalised, of the lowest eigenvectors of the normalised Laplacian."""
+    _, vectors = np.linalg.eigh(normalised(weights))
+    rows = vectors[:, :number]
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return k_means(rng, rows / np.where(norm > 0, norm, 1), number, num_starts)
+
+
+def normalised(weights: Float[np.ndarray, "node node"]) -> Float[np.ndarray, "node node"]:
+    return np.asarray(laplacian(jnp.asarray(weights), "normalised"), float)
+
+
+def k_means(
+    rng: np.random.Generator, rows: Float[np.ndarray, "node axis"], number: int, num_starts: Any
+) -> Int[np.ndarray, " node"]:
+    """Labels of `number` groups of rows, or of fewer where there are fewer different rows."""
+    from sklearn.cluster import KMeans
+
+    number = min(number, len(np.unique(rows.round(12), axis=0)))
+    seed = int(rng.integers(2**31))
+    return KMeans(number, n_init=num_starts, random_state=seed).fit_predict(rows)
