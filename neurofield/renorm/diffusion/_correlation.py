@@ -7,9 +7,10 @@ from itertools import pairwise
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Real
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Real
 
 from neurofield._numerics import HIGHEST, run_age
+from neurofield._types import Arrayish
 
 
 class CorrelationStatistics(eqx.Module):
@@ -49,7 +50,7 @@ class CorrelationStatistics(eqx.Module):
         num_neurons: int,
         lags: Sequence[int],
         *,
-        origin: ArrayLike | None = None,
+        origin: Arrayish | None = None,
         dtype: DTypeLike | None = None,
     ) -> "CorrelationStatistics":
         """Nothing seen yet. Raises `ValueError` for lags that are negative or not increasing."""
@@ -104,24 +105,29 @@ class CorrelationStatistics(eqx.Module):
         pre = post if earlier is None else _flat(earlier, age, self.origin)
         window = jnp.concatenate([begun.tail.astype(pre.dtype), pre], axis=1)
         dtype = self.products.dtype
-        products, later_sums, earlier_sums, pairs = self.products, [], [], []
-        for index, lag in enumerate(self.lags):
-            paired = age >= lag
-            later = jnp.where(paired[None], post, 0)
-            before = window[:, reach - lag : reach - lag + post.shape[1]]
+
+        def add(products, which):
+            index, lag = which
+            paired = (age >= lag)[None]
+            later = jnp.where(paired, post, 0)
+            before = jax.lax.dynamic_slice_in_dim(window, reach - lag, post.shape[1], axis=1)
             product = jnp.matmul(later, before.T, precision=HIGHEST)
-            products = products.at[index].add(product.astype(dtype))
-            later_sums.append(jnp.sum(later, axis=1, dtype=dtype))
-            earlier_sums.append(jnp.sum(jnp.where(paired[None], before, 0), axis=1, dtype=dtype))
-            pairs.append(jnp.sum(paired, dtype=jnp.int32))
+            return products.at[index].add(product.astype(dtype)), (
+                jnp.sum(later, axis=1, dtype=dtype),
+                jnp.sum(jnp.where(paired, before, 0), axis=1, dtype=dtype),
+                jnp.sum(paired, dtype=jnp.int32),
+            )
+
+        which = jnp.arange(len(self.lags), dtype=jnp.int32), jnp.asarray(self.lags, jnp.int32)
+        products, (later_sums, earlier_sums, pairs) = jax.lax.scan(add, self.products, which)
         return replace(
             self,
             count=self.count + jnp.sum(age >= 0, dtype=jnp.int32),
             total=self.total + jnp.sum(post, axis=1, dtype=dtype),
             square=self.square + jnp.sum(post**2, axis=1, dtype=dtype),
-            pairs=self.pairs + jnp.stack(pairs),
-            later=self.later + jnp.stack(later_sums),
-            earlier=self.earlier + jnp.stack(earlier_sums),
+            pairs=self.pairs + pairs,
+            later=self.later + later_sums,
+            earlier=self.earlier + earlier_sums,
             products=products,
             tail=window[:, window.shape[1] - reach :].astype(dtype),
             age=age[-1] if not epochs else jnp.full_like(self.age, -1),

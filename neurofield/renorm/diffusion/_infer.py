@@ -235,15 +235,7 @@ def _null_score(
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _score(
-    method: str,
-    weights: tuple[float, ...],
-    shrink: float,
-    l1: float | None,
-    nuclear: float | None,
-    max_steps: int,
-    pairs: Any,
-    correlation: Any,
-    lagged: list[Array],
+    method, weights, shrink, l1, nuclear, max_steps, pairs, correlation, lagged
 ) -> tuple[Array, RESULTS | None]:
     if method == "lagged":
         return sum((c * w for c, w in zip(lagged, weights, strict=True)), 0 * lagged[0]), None

@@ -29,7 +29,9 @@ def whitened_graph(
 ) -> Float[Array, "neuron neuron"]:
     """A = K C_1 K `[post, pre]` with K = ((1 - e) C_0 + e I)^-1/2, arguments as in `var_graph`."""
     whiten = _inverse_root(_shrunk(correlation, shrink))
-    return _matmul(_matmul(whiten, lagged), whiten)
+    active = jnp.diag(correlation) > 0
+    # Eigenvectors leave a rounding error where there should be nothing.
+    return jnp.where(active[:, None] & active[None], _matmul(_matmul(whiten, lagged), whiten), 0)
 
 
 def partial_correlation(

@@ -12,7 +12,7 @@ from neurofield._types import RealScalar
 from neurofield.recording import Raster
 
 # Steps after which the metric of the descent is taken at the present parameters.
-_ROUND = 300
+_ROUND = 1000
 
 
 class GraphParameters(eqx.Module):

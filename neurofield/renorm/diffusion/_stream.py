@@ -35,6 +35,9 @@ def accumulate(
         statistics, labels, dtype, expected = None, (), None, None
         for chunk in chunks:
             values, interval = values_of(chunk)
+            if isinstance(recording, Recording) and values.shape[-1] <= lags[-1]:
+                bins = values.shape[-1]
+                raise ValueError(f"the recording is too short: {bins} bins for {lags[-1]} lags.")
             if statistics is None:
                 labels, dtype = chunk.labels, values.dtype
                 if isinstance(chunk, Raster):
