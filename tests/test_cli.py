@@ -59,7 +59,7 @@ def test_help_needs_no_jax_and_names_every_command():
     out = python(
         "-c",
         "import sys\nfrom neurofield.cli import main\n"
-        "for command in [[], ['fit'], ['simulate'], ['markov'], ['info'], ['doctor']]:\n"
+        "for command in [[], ['fit'], ['simulate'], ['markov'], ['flow'], ['info'], ['doctor']]:\n"
         "    assert main([*command, '--help']) == 0\n"
         "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n",
     )

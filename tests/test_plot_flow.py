@@ -64,7 +64,7 @@ def test_an_observable_against_the_scale_beside_its_null(ax):
     np.testing.assert_allclose(bars[:, 1, 1] - bars[:, 0, 1], 0.2 * flow.scale)
     np.testing.assert_allclose(null.lines[0].get_ydata(), flow.scale)
     names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["phenomenological: alpha = 1.400 ± 0.020", "shift: alpha = 1.000 ± 0.020"]
+    assert names == ["data: alpha = 1.400 ± 0.020", "shift: alpha = 1.000 ± 0.020"]
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_xlabel() == "units in a cluster"
 

@@ -13,7 +13,7 @@ from cyclopts.config import Dict
 
 from neurofield import __version__
 
-from ._config import Device, FitConfig, read_toml
+from ._config import Device, FitConfig, FlowConfig, read_toml
 from ._log import Log
 
 _flag = Parameter(negative=())
@@ -27,7 +27,8 @@ def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
         if argument.name == "--config" and argument.tokens:
             path = Path(argument.tokens[-1].value)
             settings = read_toml(path)
-            ours = set(_SETTINGS) | {"source", "out"}
+            config = FlowConfig if commands == ("flow",) else FitConfig
+            ours = set(config.__dataclass_fields__) | {"source", "out"}
             unknown = [key for key in settings if key.replace("-", "_") not in ours]
             if unknown:
                 raise ValueError(
@@ -40,12 +41,11 @@ def _config_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
 
 Task = Literal["solve", "sweep", "bifurcation"]
 _several = Parameter(consume_multiple=True, negative=())
-_SETTINGS = tuple(FitConfig.__dataclass_fields__)
 
 app = App(
     name="neurofield",
     help="Fit field theories of neural activity to recordings, simulate networks of neurons, "
-    "and reduce them to equations of their populations.",
+    "reduce them to equations of their populations, and coarse-grain activity and graphs.",
     help_epilogue="Exit codes: 0 done; 1 the run failed (a fit did not converge, a file could not "
     "be written); 2 wrong usage or unusable input; 130 interrupted.",
     version=__version__,
@@ -360,6 +360,56 @@ def meanfield(
 
 
 @app.command
+def flow(
+    source: str,
+    *,
+    config: FlowConfig | None = None,
+    out: Path | None = None,
+    overwrite: Annotated[bool, _flag] = False,
+    resume: Annotated[bool, _flag] = False,
+    config_file: Annotated[Path | None, Parameter(name="--config")] = None,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    verbose: Verbose = False,
+) -> int:
+    """Renormalize: a graph by diffusion on it, activity by its own correlations, beside nulls.
+
+    A recording is coarse-grained twice: its activity, and the graph that is inferred from it.
+    Writes the resolved configuration, the flows, a table and a figure to a folder, and prints
+    exponents, scales and what there is to say of them. Computes in float64.
+
+    Parameters
+    ----------
+    source
+        head_direction, celegans, celegans_gap, calcium or calcium_spikes (which ship with the
+        package), the path of a recording as for fit, or that of a graph: a matrix (.csv, .npy,
+        .npz; rows are postsynaptic), a list of edges (.csv with columns pre and post, .npz) or
+        .graphml.
+    out
+        Folder for the results; by default neurofield-out/<name of the source>.
+    overwrite
+        Write into a folder that holds an earlier run.
+    resume
+        Go on in a folder with the same settings: what is finished there is not done again.
+    config_file
+        A TOML file of settings; options on the command line win over it.
+    json
+        Print one JSON object instead of the tables.
+    quiet
+        No progress.
+    verbose
+        Tracebacks of errors.
+    """
+    from ._flow import run_flow
+
+    del config_file  # _config_file has read it
+    log = Log(quiet=quiet, verbose=verbose)
+    return run_flow(
+        source, config or FlowConfig(), out, overwrite=overwrite, resume=resume, json=json, log=log
+    )
+
+
+@app.command
 def doctor(*, json: Json = False, verbose: Verbose = False) -> int:
     """Check the installation: versions, devices, precision, compilation cache, one known number.
 
@@ -394,8 +444,8 @@ def _guarded(command: Callable[[], Any], verbose: bool) -> int:
         return _complain(f"{error}  (neurofield --help lists commands and options.)", 2, verbose)
     except KeyboardInterrupt:
         return _complain(
-            "interrupted; what is finished is in the out folder: --resume of fit and simulate goes "
-            "on.",
+            "interrupted; what is finished is in the out folder: --resume of fit, simulate and "
+            "flow goes on.",
             130,
             False,
         )

@@ -1,4 +1,4 @@
-"""What a run of `neurofield fit` is made of, and its TOML file."""
+"""What runs of `neurofield fit` and `flow` are made of, and their TOML files."""
 
 import dataclasses
 import json
@@ -11,15 +11,16 @@ from cyclopts import Parameter
 Model = Literal["independent", "pairwise", "lattice", "kinetic"]
 MODELS: tuple[Model, ...] = ("independent", "pairwise", "lattice", "kinetic")
 Device = Literal["cpu", "gpu", "tpu"]
+Inference = Literal["lagged", "var", "whitened", "latent", "partial", "likelihood"]
+GraphNull = Literal["configuration", "erdos_renyi", "weights", "strength"]
 DEFAULT_BIN_WIDTH = 0.02
 
 _several = Parameter(consume_multiple=True, negative=())
 
 
-@Parameter(name="*")
 @dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """All that decides the result of a run, besides the data."""
+class SourceConfig:
+    """What is taken of a recording, and how it is computed."""
 
     bin_width: float | None = None
     """Bin width in seconds: 0.02, or the file's own if it holds a raster."""
@@ -29,6 +30,26 @@ class FitConfig:
 
     units: Annotated[list[str] | None, _several] = None
     """Units by label or index, or the name of one region; all by default."""
+
+    time_unit: str | None = None
+    """Unit of the file's spike times: s, ms, us, or ticks per second as a number."""
+
+    seed: int = 0
+    """Seed of all random draws."""
+
+    device: Device | None = None
+    """Where to compute; JAX's first choice by default."""
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """The settings as JSON-able values, less some."""
+        settings = dataclasses.asdict(self)
+        return {name: value for name, value in settings.items() if name not in names}
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class FitConfig(SourceConfig):
+    """All that decides the result of a run of `fit`, besides the data."""
 
     models: Annotated[list[Model], _several] = dataclasses.field(
         default_factory=lambda: list(MODELS)
@@ -54,25 +75,46 @@ class FitConfig:
     test_fraction: float = 0.2
     """Share of the blocks that are held out."""
 
-    time_unit: str | None = None
-    """Unit of the file's spike times: s, ms, us, or ticks per second as a number."""
 
-    seed: int = 0
-    """Seed of the draws in the goodness-of-fit test."""
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class FlowConfig(SourceConfig):
+    """All that decides the result of a run of `flow`, besides the data."""
 
-    device: Device | None = None
-    """Where to compute; JAX's first choice by default."""
+    method: Inference = "var"
+    """How the graph of a recording is inferred."""
 
-    def without(self, *names: str) -> dict[str, Any]:
-        """The settings as JSON-able values, less some."""
-        settings = dataclasses.asdict(self)
-        return {name: value for name, value in settings.items() if name not in names}
+    num_surrogates: int = 100
+    """Surrogates that each pair is tested against; 0 keeps all pairs (as likelihood does)."""
+
+    coarsening: Literal["linkage", "threshold", "wilson", "equilibrium"] = "linkage"
+    """How a graph is coarse-grained."""
+
+    diffusion_time: float | None = None
+    """Diffusion time of every level; by default each level's own scale, if it has one."""
+
+    graph_null: Annotated[list[GraphNull], _several] = dataclasses.field(
+        default_factory=lambda: ["configuration"]
+    )
+    """Graphs that the graph's flow is held against."""
+
+    space: Literal["real", "momentum"] = "real"
+    """Activity is coarse-grained by summing correlated pairs, or by keeping leading modes."""
+
+    block_duration: float | None = None
+    """Seconds of the blocks that errors of activity are resampled by; a fortieth by default."""
+
+    num_bootstrap: int = 100
+    """Resamples of these blocks."""
 
 
-def to_toml(source: str, config: FitConfig, version: str) -> str:
-    """A file that `neurofield fit --config` takes; settings that are `None` are left out."""
+def to_toml(source: str, config: SourceConfig, version: str) -> str:
+    """A file that the command's `--config` takes; settings that are `None` are left out."""
     settings = {"source": source, **config.without()}
-    lines = [f"# neurofield {version}: run again with  neurofield fit --config THIS_FILE --out DIR"]
+    command = "flow" if isinstance(config, FlowConfig) else "fit"
+    lines = [
+        f"# neurofield {version}: run again with  neurofield {command} --config THIS_FILE --out DIR"
+    ]
     lines += [
         f"{name.replace('_', '-')} = {json.dumps(value, ensure_ascii=False)}"
         for name, value in settings.items()

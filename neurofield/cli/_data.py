@@ -23,7 +23,7 @@ from neurofield.recording import (
 )
 from neurofield.statistics import Split, split_blocks
 
-from ._config import DEFAULT_BIN_WIDTH, FitConfig
+from ._config import DEFAULT_BIN_WIDTH, FitConfig, SourceConfig
 from ._log import Log
 
 _INTERVAL = re.compile(r"\s*(-?[\d.]+(?:e-?\d+)?)\s*:\s*(-?[\d.]+(?:e-?\d+)?)\s*", re.IGNORECASE)
@@ -44,7 +44,7 @@ def open_source(
 ) -> Recording | Raster:
     """The recording or raster that SOURCE names. Raises `ValueError` for anything else."""
     with log.noting(RecordingWarning):
-        data = _open(source, time_unit, bin_width)
+        data = open_any(source, time_unit, bin_width)
     if isinstance(data, Activity | Graph):
         raise ValueError(
             f"{source} holds {'real-valued activity' if isinstance(data, Activity) else 'a graph'},"
@@ -53,7 +53,8 @@ def open_source(
     return data
 
 
-def _open(source: str, time_unit: str | None, bin_width: float | None) -> Any:
+def open_any(source: str, time_unit: str | None, bin_width: float | None) -> Any:
+    """An example, or whatever `recording.read` makes of a file."""
     # Examples are plain words; a file with such a name is reached by ./name.
     if Path(source).name == source and "." not in source:
         try:
@@ -91,34 +92,20 @@ def load_data(source: str, config: FitConfig, log: Log) -> tuple[Data, FitConfig
     wanted = DEFAULT_BIN_WIDTH if config.bin_width is None else config.bin_width
     opened = open_source(source, time_unit=config.time_unit, bin_width=wanted, log=log)
     covariates = None
-    if isinstance(opened, Recording):
-        recording = opened
-        epochs, units = _epochs(config.epochs), _units(config.units, recording)
-        if config.covariate is not None and epochs is None:
-            if config.covariate not in recording.covariates:
-                raise ValueError(
-                    f"no covariate is named {config.covariate!r}; the recording has "
-                    f"{list(recording.covariates)}."
-                )
-            epochs = recording.covariates[config.covariate].support
-        size = raster_bytes(recording, wanted, epochs=epochs, units=units)
-        log.detail(f"the raster takes {size / 1e6:.1f} MB")
-        with log.noting(RecordingWarning):
-            raster = bin_spikes(recording, wanted, epochs=epochs, units=units)
-        if config.covariate is not None:
-            covariates = bin_covariate(recording, config.covariate, raster)
-    else:
-        recording, raster = None, opened
-        for name in ("epochs", "covariate"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"--{name} needs spike times, but {source} holds a raster.")
-        if config.bin_width not in (None, raster.bin_width):
+    epochs = epochs_of(config.epochs)
+    recording = opened if isinstance(opened, Recording) else None
+    if config.covariate is not None:
+        if recording is None:
+            raise ValueError(f"--covariate needs spike times, but {source} holds a raster.")
+        if config.covariate not in recording.covariates:
             raise ValueError(
-                f"{source} holds a raster in bins of {raster.bin_width:g} s, which cannot be "
-                f"changed to {config.bin_width:g} s: leave out --bin-width."
+                f"no covariate is named {config.covariate!r}; the recording has "
+                f"{list(recording.covariates)}."
             )
-        if config.units is not None:
-            raster = select(raster, units=_units(config.units, None, raster.labels))
+        epochs = recording.covariates[config.covariate].support if epochs is None else epochs
+    raster = raster_of(opened, source, config, epochs, log)
+    if config.covariate is not None and recording is not None:
+        covariates = bin_covariate(recording, config.covariate, raster)
     split = split_blocks(
         raster,
         config.block_duration,
@@ -137,7 +124,31 @@ def load_data(source: str, config: FitConfig, log: Log) -> tuple[Data, FitConfig
     return data, dataclasses.replace(config, bin_width=float(raster.bin_width))
 
 
-def _epochs(given: list[str] | None) -> Any:
+def raster_of(
+    opened: Recording | Raster, source: str, config: SourceConfig, epochs: Any, log: Log
+) -> Raster:
+    """The chosen units of a recording in bins, or of a raster that is in bins already."""
+    if isinstance(opened, Recording):
+        wanted = DEFAULT_BIN_WIDTH if config.bin_width is None else config.bin_width
+        units = _units(config.units, opened)
+        size = raster_bytes(opened, wanted, epochs=epochs, units=units)
+        log.detail(f"the raster takes {size / 1e6:.1f} MB")
+        with log.noting(RecordingWarning):
+            return bin_spikes(opened, wanted, epochs=epochs, units=units)
+    if config.epochs is not None:
+        raise ValueError(f"--epochs needs spike times, but {source} holds a raster.")
+    if config.bin_width not in (None, opened.bin_width):
+        raise ValueError(
+            f"{source} holds a raster in bins of {opened.bin_width:g} s, which cannot be "
+            f"changed to {config.bin_width:g} s: leave out --bin-width."
+        )
+    if config.units is None:
+        return opened
+    return select(opened, units=_units(config.units, None, opened.labels))
+
+
+def epochs_of(given: list[str] | None) -> Any:
+    """Names, or intervals in seconds, as `bin_spikes` takes them."""
     if given is None:
         return None
     matches = [(_INTERVAL.fullmatch(text), text) for text in given]

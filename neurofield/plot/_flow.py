@@ -49,7 +49,7 @@ def flow(
     ax = axes_of(ax, (5.5, 4))
     beside = flow.nulls if nulls else {}
     if np.ndim(flow.observables[quantity]) == 1:
-        for index, (name, one) in enumerate({flow.engine: flow, **beside}.items()):
+        for index, (name, one) in enumerate({"data": flow, **beside}.items()):
             _levels(ax, one, quantity, name, index)
         ax.set(xlabel=flow.scale_name)
     else:
