@@ -161,7 +161,7 @@ def _markov_stability(rng, weights, num_starts, num_communities, diffusion_time)
     flow = flow - np.diag(np.diag(flow)) / 2
     labels = _louvain(rng, np.where(flow > 1e-14 * flow.max(), flow, 0))
     assignment = np.eye(labels.max() + 1)[labels]
-    quality = markov_stability(jnp.asarray(weights), jnp.asarray(assignment), float(time))
+    quality = markov_stability(weights, assignment, float(time))
     return labels, float(quality), ()
 
 

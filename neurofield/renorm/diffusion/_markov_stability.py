@@ -1,6 +1,7 @@
 """Markov stability: how well a partition keeps a random walk within its communities."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from neurofield._numerics import HIGHEST
@@ -12,7 +13,9 @@ from ._weights import GraphLike, diffusion_weights
 
 
 def markov_stability(
-    graph: GraphLike, assignment: Float[Array, "node community"], time: RealScalar
+    graph: GraphLike,
+    assignment: Float[Array, "node community"] | Float[np.ndarray, "node community"],
+    time: RealScalar,
 ) -> Float[Array, ""]:
     """r(t, Phi) = Tr[Phi^T (Pi e^{-t (I - P)} - pi pi^T) Phi] of a partition Phi.
 
@@ -25,6 +28,7 @@ def markov_stability(
     and in the time.
     """
     flow, law = walk_flow(diffusion_weights(graph), time)
+    assignment = jnp.asarray(assignment, flow.dtype)
     kept = _matmul(assignment.T, _matmul(flow, assignment))
     return jnp.trace(kept) - jnp.sum(_matmul(law, assignment) ** 2)
 
