@@ -5,7 +5,8 @@ import json
 import pytest
 from helpers import ROOT, python
 
-SLOW = {"brunel", "markov", "meanfield", "meanfield_siegert"}  # they compile peers and simulators
+# They compile peers and simulators, or start processes of their own.
+SLOW = {"brunel", "markov", "meanfield", "meanfield_siegert", "renorm_inference"}
 CASES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "bench").glob("*.py"))

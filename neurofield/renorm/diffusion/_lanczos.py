@@ -17,7 +17,7 @@ BLOCK = 8
 _MODE_RTOL = 0.02
 _MAX_ROUNDS = 8
 # Degree of the filter's polynomial, in units of sqrt(bound / cut), in the first and other rounds.
-_FIRST_DEGREE, _DEGREE = 9.0, 4.0
+_FIRST_DEGREE, _DEGREE = 7.0, 2.5
 
 
 class Modes(eqx.Module):

@@ -45,7 +45,7 @@ def thermodynamics(
     *,
     key: PRNGKey | None = None,
     num_probes: int = 64,
-    num_steps: int = 64,
+    num_steps: int = 80,
     num_low_modes: int = 64,
 ) -> Thermodynamics:
     """Entropy, specific heat and spectral dimension of a Hermitian Laplacian.

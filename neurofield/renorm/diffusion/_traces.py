@@ -67,7 +67,7 @@ def _traces_forward(perturbed, inputs, key, modes, num_blocks, num_steps):
 def _traces_backward(residuals, cotangents, perturbed, inputs, key, modes, num_blocks, num_steps):
     del perturbed
     laplacian, times = inputs
-    norm, nodes, vectors, shift = residuals
+    norm, nodes, vectors, shift = map(jnp.asarray, residuals)  # constants come as of NumPy
     low, rest = (
         jnp.zeros(shape, times.dtype) if c is None else c
         for c, shape in zip(
@@ -99,6 +99,7 @@ def _traces_backward(residuals, cotangents, perturbed, inputs, key, modes, num_b
     def block(total: SparseLaplacian, index: Array):
         probes = _probes(key, index, laplacian, modes)
         image = lanczos(laplacian, probes, num_steps, weights[index]).combined
+        assert image is not None
         return jax.tree.map(jnp.add, total, by_entries(image, probes)), None
 
     start = by_entries(modes.vectors * slope[None].astype(modes.vectors.dtype), modes.vectors)
