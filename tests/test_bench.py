@@ -6,7 +6,14 @@ import pytest
 from helpers import ROOT, python
 
 # They compile peers and simulators, or start processes of their own.
-SLOW = {"brunel", "markov", "meanfield", "meanfield_siegert", "renorm_inference"}
+SLOW = {
+    "brunel",
+    "markov",
+    "meanfield",
+    "meanfield_siegert",
+    "renorm_inference",
+    "renorm_thermodynamics",
+}
 CASES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "bench").glob("*.py"))

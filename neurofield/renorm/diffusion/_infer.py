@@ -238,7 +238,10 @@ def _score(
     method, weights, shrink, l1, nuclear, max_steps, pairs, correlation, lagged
 ) -> tuple[Array, RESULTS | None]:
     if method == "lagged":
-        return sum((c * w for c, w in zip(lagged, weights, strict=True)), 0 * lagged[0]), None
+        score = jnp.zeros_like(lagged[0])
+        for c, w in zip(lagged, weights, strict=True):
+            score = score + w * c
+        return score, None
     if method == "partial":
         return partial_correlation(correlation, shrink), None
     if method == "whitened":
