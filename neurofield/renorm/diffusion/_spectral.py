@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-
-from ._laplacian import laplacian
 
 
 def spectral_labels(
@@ -20,7 +17,11 @@ def spectral_labels(
 
 
 def normalised(weights: Float[np.ndarray, "node node"]) -> Float[np.ndarray, "node node"]:
-    return np.asarray(laplacian(jnp.asarray(weights), "normalised"), float)
+    """I - D^-1/2 B D^-1/2, in double precision whatever JAX computes in."""
+    degree = weights.sum(1)
+    linked = degree > 0
+    scale = np.where(linked, 1 / np.sqrt(np.where(linked, degree, 1)), 0)
+    return np.diag(linked.astype(float)) - scale[:, None] * weights * scale[None]
 
 
 def k_means(
