@@ -5,6 +5,7 @@ tests choose; the values must differ with the seed and the shapes must not.
 """
 
 import contract_meanfield as contract_meanfield  # whose entries are made on import
+import contract_renorm as contract_renorm
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,18 @@ HOST = {
     "recording.raster_bytes",
     "recording.read",
     "recording.to_xarray",
+    "renorm.coarse_grain",
+    "renorm.communities",
+    "renorm.diffusion_scales",
+    "renorm.fading_correlation",
+    "renorm.fiedler_tree",
+    "renorm.infer_communities",
+    "renorm.infer_graph",
+    "renorm.null_graph",
+    "renorm.phenomenological_flow",
+    "renorm.rg_flow",
+    "renorm.stability",
+    "renorm.subsampling",
     "statistics.avalanches",
     "statistics.fit_power_law",
     "statistics.frequencies",
