@@ -7,7 +7,7 @@ import nbclient
 import pytest
 from helpers import ROOT
 
-SLOW = {"01_network", "02_markov", "03_meanfield"}  # up to a minute of compilation
+SLOW = {"01_network", "02_markov", "03_meanfield", "04_renorm"}  # up to a minute of compilation
 NOTEBOOKS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "notebooks").glob("*.py"))

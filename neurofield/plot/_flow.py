@@ -90,7 +90,7 @@ def _curves(ax: Axes, flow: Flow, quantity: str) -> None:
         x, y = _curve(flow, quantity, level)
         name = f"{flow.size[level]} units"
         label = name if level else _label(flow, quantity, name)
-        ax.plot(x, y, lw=1.4, color=shade, label=label)
+        ax.plot(x, y, lw=1.4, marker="." if len(x) == 1 else "", color=shade, label=label)
         if quantity in flow.errors:
             error = np.asarray(flow.errors[quantity])[level]
             error = error[~np.isnan(np.asarray(flow.observables[quantity])[level])]
@@ -126,6 +126,6 @@ def _scale_axes(ax: Axes, flow: Flow, quantity: str) -> None:
         if quantity not in ("distribution", "autocorrelation"):
             ax.set_xscale("log")
     elif (np.asarray(flow.scale) > 0).all():
-        ax.set_xscale("log")
+        ax.set_xscale("log", base=2)  # sizes of clusters double
     elif flow.num_levels > 1:  # the microscopic level at 0
         ax.set_xscale("symlog", linthresh=float(np.min(np.asarray(flow.scale)[1:])))
