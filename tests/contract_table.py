@@ -88,6 +88,7 @@ HOST = {
     "recording.example",
     "recording.raster_bytes",
     "recording.read",
+    "recording.read_graph",
     "recording.to_xarray",
     "renorm.coarse_grain",
     "renorm.communities",
