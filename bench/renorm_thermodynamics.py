@@ -16,7 +16,7 @@ import harness
 import numpy as np
 
 TIMES = np.geomspace(1e-2, 1e5, 200)
-PROBES, STEPS, MODES = 64, 80, 64
+PROBES, STEPS, MODES = 128, 80, 64
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from test_renorm_thermodynamics import FIELDS, of_spectrum
 from neurofield.recording import SparseGraph
 from neurofield.renorm import diffusion_weights, laplacian, thermodynamics
 from neurofield.renorm.diffusion import _traces
-from neurofield.renorm.diffusion._lanczos import low_modes
+from neurofield.renorm.diffusion._lanczos import BLOCK, low_modes
 
 RNG = np.random.default_rng(0)
 NUM_NODES = 90
@@ -212,7 +212,7 @@ def test_gradient_with_a_complete_set_of_probes(kind, num_modes, monkeypatch):
     signs = jnp.asarray(hadamard(64))
 
     def complete_set(key, index, operator, modes):
-        block = jax.lax.dynamic_slice_in_dim(signs, 8 * index, 8, axis=1)
+        block = jax.lax.dynamic_slice_in_dim(signs, BLOCK * index, BLOCK, axis=1)
         return modes.project_out(operator.without_null(block.astype(operator.dtype)))
 
     monkeypatch.setattr(_traces, "_probes", complete_set)

@@ -10,14 +10,14 @@ from neurofield._types import PRNGKey
 
 from ._sparse_laplacian import SparseLaplacian
 
-# Vectors that go through a product together: rows of one or two cache lines.
-BLOCK = 8
+# Vectors that go through a product together: of 100,000 nodes, few enough to stay in the cache.
+BLOCK = 4
 # Low modes count as found where |L v - lambda v| is below this share of lambda; the error of their
 # eigenvalues is of the order of its square.
 _MODE_RTOL = 0.02
 _MAX_ROUNDS = 8
 # Degree of the filter's polynomial, in units of sqrt(bound / cut), in the first and other rounds.
-_FIRST_DEGREE, _DEGREE = 7.0, 2.5
+_FIRST_DEGREE, _DEGREE = 9.0, 7.0
 
 
 class Modes(eqx.Module):

@@ -44,7 +44,7 @@ def thermodynamics(
     diffusion_times: Arrayish,
     *,
     key: PRNGKey | None = None,
-    num_probes: int = 64,
+    num_probes: int = 128,
     num_steps: int = 80,
     num_low_modes: int = 64,
 ) -> Thermodynamics:
