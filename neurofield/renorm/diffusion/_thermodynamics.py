@@ -55,13 +55,14 @@ def thermodynamics(
     **A matrix**: exact, from all eigenvalues. Differentiable once, at degenerate spectra too.
 
     **A `SparseLaplacian`**: stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017), `num_steps`
-    steps from each of `num_probes` random vectors, drawn from `key`, for all traces and times. The
-    null modes of connected components are exact, and the `num_low_modes` lowest ones above them are
-    computed, to 2 % in L v = lambda v: they are what is left at late times. The error of S is about
-    0.6 / sqrt(num_probes num_low_modes) at worst; steps beyond
-    2 sqrt(largest eigenvalue / the last low mode's) do not change it. Standard errors are those of
-    the jackknife over probes. Differentiable in reverse mode, by the estimator
-    Tr f'(L) dL with the same low modes and probes: the derivative of the exact trace up to the
+    steps from each of `num_probes` random vectors (rounded up to a multiple of 4), drawn from
+    `key`, for all traces and times. The null modes of connected components are exact, and the
+    `num_low_modes` lowest ones above them are computed, to 2 % in L v = lambda v: they are what is
+    left at late times. On lattices the standard error of S is then at most
+    0.6 / sqrt(num_probes num_low_modes). Steps beyond 2 sqrt(largest eigenvalue / that of the last
+    low mode) do not change the result; too few leave a bias that the standard errors, those of the
+    jackknife over probes, do not show. Differentiable in reverse mode, by the estimator
+    Tr f'(L) dL with the same low modes and probes: the derivative of the exact traces up to the
     noise of the probes.
 
     Raises `ValueError` (under tracing an error at run time) for a matrix that is not Hermitian,
