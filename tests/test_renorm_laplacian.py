@@ -172,6 +172,7 @@ def test_hermitian_and_non_negative(kind, options):
         ("signed", DIRECTED_CYCLE, {}, "symmetric"),
         ("magnetic", -DIRECTED_CYCLE, {}, "not negative"),
         ("magnetic", DIRECTED_CYCLE, {"charge": 0.5}, "charge"),
+        ("magnetic", np.where(DIRECTED_CYCLE, np.inf, 0), {}, "finite"),
         ("walk", ONE_WAY, {}, "strongly connected"),
         ("walk", scipy.linalg.block_diag(cycle(3), cycle(3)), {}, "strongly connected"),
         ("walk", DIRECTED_CYCLE, {"teleport": 1.0}, "teleport"),
@@ -182,6 +183,12 @@ def test_hermitian_and_non_negative(kind, options):
 def test_refusals(kind, weights, options, match):
     with pytest.raises((ValueError, TypeError), match=match):
         laplacian(jnp.asarray(weights), kind, **options)
+
+
+def test_heat_kernel_refuses_what_is_not_hermitian():
+    # The kernel of the symmetric part would be another one.
+    with pytest.raises(ValueError, match="Hermitian"):
+        heat_kernel(jnp.asarray(np.eye(3) - np.eye(3, k=1)), 1.0)
 
 
 def test_refusals_under_jit():

@@ -127,6 +127,12 @@ def test_refuses_what_is_no_state():
         jax.block_until_ready(jax.jit(thermodynamics)(jnp.asarray(matrix), jnp.ones(1)))
 
 
+@pytest.mark.parametrize("time", [-1.0, np.inf, np.nan])
+def test_refuses_what_is_no_time(time):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        thermodynamics(laplacian(cycle(4)), np.array([1.0, time]))
+
+
 DEGENERATE = {
     "8-cycle": laplacian(cycle(8)),
     "complete": laplacian(complete(6)),

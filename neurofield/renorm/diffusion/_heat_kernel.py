@@ -7,6 +7,8 @@ from jaxtyping import Array, Complex, Float
 from neurofield._numerics import HIGHEST
 from neurofield._types import RealScalar
 
+from ._checks import is_hermitian, require
+
 
 def heat_kernel(
     laplacian: Float[Array, "node node"] | Complex[Array, "node node"], diffusion_time: RealScalar
@@ -14,8 +16,12 @@ def heat_kernel(
     """e^{-tau L} of a Hermitian Laplacian at one diffusion time tau (in units of 1 / weight).
 
     One eigendecomposition. Differentiable once in both arguments, in either mode, by the divided
-    differences of Daleckii and Krein, which are finite where eigenvalues coincide.
+    differences of Daleckii and Krein, which are finite where eigenvalues coincide. Raises
+    `ValueError` (under tracing an error at run time) for a matrix that is not Hermitian.
     """
+    laplacian = require(
+        laplacian, is_hermitian, "laplacian", 'Hermitian, such as laplacian(graph, "magnetic")'
+    )
     time = jnp.asarray(diffusion_time, jnp.real(laplacian).dtype)
     return _heat_kernel((laplacian + laplacian.conj().T) / 2, time)
 

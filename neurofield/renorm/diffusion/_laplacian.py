@@ -155,7 +155,7 @@ def _symmetric(weights: Array) -> Array:
 def _not_negative(weights: Array) -> Array:
     return require(
         weights,
-        lambda w: w >= 0,
+        lambda w: (w >= 0) & jnp.isfinite(w),
         "weights",
-        'not negative: take diffusion_weights(graph), or kind "signed" for inhibition',
+        'finite and not negative: take diffusion_weights(graph), or kind "signed" for inhibition',
     )

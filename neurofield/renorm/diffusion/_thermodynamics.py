@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, DTypeLike, Float
 
 from neurofield._numerics import HIGHEST
 from neurofield._types import Arrayish, PRNGKey
@@ -66,7 +66,8 @@ def thermodynamics(
     noise of the probes.
 
     Raises `ValueError` (under tracing an error at run time) for a matrix that is not Hermitian,
-    whose e^{-tau L} / Z would be no state; and for a `SparseLaplacian` without a key.
+    whose e^{-tau L} / Z would be no state; for times that are negative or not finite; and for a
+    `SparseLaplacian` without a key.
     """
     if isinstance(laplacian, SparseLaplacian):
         if key is None:
@@ -76,13 +77,22 @@ def thermodynamics(
                 "num_probes and num_steps must be at least 2 and num_low_modes at least 0, got "
                 f"{num_probes}, {num_steps} and {num_low_modes}."
             )
-        times = jnp.asarray(diffusion_times, laplacian.diagonal.dtype)
+        times = _times(diffusion_times, laplacian.diagonal.dtype)
         return _estimated(laplacian, times, key, num_probes, num_steps, num_low_modes)
     hermitian = require(
         laplacian, is_hermitian, "laplacian", 'Hermitian, such as laplacian(graph, "magnetic")'
     )
     values = _eigenvalues((hermitian + hermitian.conj().T) / 2)
-    return of_spectrum(values, jnp.asarray(diffusion_times, values.dtype))
+    return of_spectrum(values, _times(diffusion_times, values.dtype))
+
+
+def _times(diffusion_times: Arrayish, dtype: DTypeLike) -> Float[Array, " time"]:
+    times = jnp.asarray(diffusion_times, dtype)
+    if times.ndim != 1:
+        raise ValueError(f"diffusion_times must be one axis of times, got shape {times.shape}.")
+    return require(
+        times, lambda t: jnp.isfinite(t) & (t >= 0), "diffusion_times", "finite and not negative"
+    )
 
 
 def of_spectrum(values: Float[Array, " node"], times: Float[Array, " time"]) -> Thermodynamics:
