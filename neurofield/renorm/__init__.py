@@ -35,6 +35,7 @@ from .diffusion._point_process import graph_penalty as graph_penalty
 from .diffusion._rg_flow import rg_flow as rg_flow
 from .diffusion._scales import Scales as Scales
 from .diffusion._scales import diffusion_scales as diffusion_scales
+from .diffusion._sparse_laplacian import SparseLaplacian as SparseLaplacian
 from .diffusion._stability import Stability as Stability
 from .diffusion._stability import stability as stability
 from .diffusion._subsampling import Subsampling as Subsampling
