@@ -1,5 +1,6 @@
 """Comparison of features, matched rate networks, and fits of networks to measured statistics."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +49,8 @@ def fitted():
     measured = predict_observables(solution, LAGS)
     start = {"drive": 0.5, "g": 1.0}
     return fit(
-        rate_network, start, measured, 0.1, 1e-3, key=jax.random.key(6), num_paths=256,
-        num_replicas=8, max_lag=0.03, use=USE, **QUICK,
+        rate_network, start, measured, 0.1, 1e-3, key=jax.random.key(6), use=USE,
+        solve_options={"num_paths": 256, "num_replicas": 8, "max_lag": 0.03} | QUICK,
     )  # fmt: skip
 
 
@@ -131,6 +132,34 @@ def test_fit_by_a_closed_form_recovers_what_it_was_given():
     assert float(found.error["drive"]) == pytest.approx(0.02, rel=1e-3)
     # g = sqrt(variance) / drive, whose errors are 5 % and 1.667 %, both independent.
     assert float(found.error["g"]) == pytest.approx(np.hypot(0.05, 0.02 / 1.2) / 1.2, rel=1e-3)
+    # The same by a surface; and from another place, with a theory that errs by a constant.
+    options = {"use": ("rate", "rate_variance"), "key": jax.random.key(0)}
+    again = fit(
+        rate_network, {"drive": 1.0, "g": 1.0}, measured, 0.1, 1e-3, predict_fn=predict,
+        derivative="surface", **options,
+    )  # fmt: skip
+    there = {"drive": 1.1, "g": 0.9}
+    simulated = eqx.tree_at(
+        lambda m: (m.rate, m.rate_variance),
+        measured,
+        (jnp.asarray([0.55 + 0.2]), jnp.asarray([0.99**2 + 3.0])),
+    )
+    missing = eqx.tree_at(
+        lambda m: (m.rate, m.rate_variance), measured, (jnp.asarray([0.8]), jnp.asarray([4.0]))
+    )
+    corrected = fit(
+        rate_network, there, missing, 0.1, 1e-3, predict_fn=predict, rtol=1e-6,
+        reference=(there, simulated), **options,
+    )  # fmt: skip
+    assert again.error is not None
+    assert corrected.error is not None
+    for name in TRUTH:
+        value, error = float(found.value[name]), float(found.error[name])
+        assert abs(float(again.value[name]) - value) < 0.1 * error
+        assert float(again.error[name]) == pytest.approx(error, rel=0.05)
+        assert float(corrected.value[name]) == pytest.approx(value, rel=1e-5)
+        # Two measurements of equal errors.
+        assert float(corrected.error[name]) == pytest.approx(2**0.5 * error, rel=1e-3)
     other = network.Network([network.Population("y", network.Rate(), 3)])
     with pytest.raises(ValueError, match="populations"):
         fit(lambda v: other, {"g": 1.0}, measured, 0.1, 1e-3, key=jax.random.key(0))

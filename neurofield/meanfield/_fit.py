@@ -1,7 +1,9 @@
 """Fitting parameters of a network to what was measured, by generalised least squares."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +21,7 @@ from ._check import Check
 from ._observables import FIELDS, Observables, predict_observables
 from ._solve import solve
 from ._statistics import statistics
+from ._surface import Data, search
 
 Values = dict[str, Float[Array, ""]]
 _STATISTICS = ("rate", "covariance", "lagged", "spectrum")
@@ -106,15 +109,17 @@ def fit(
     predict_fn: Callable[[Network], dict[str, Array]] | None = None,
     derivative: str = "auto",
     step: float = 0.05,
+    width: float = 0.15,
+    reference: tuple[Mapping[str, Any], Observables | Statistics] | None = None,
     max_steps: int = 24,
     rtol: float = 0.05,
     throw: bool = True,
-    **solve_options: Any,
+    solve_options: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Fit free numbers of a network to measured moments, with the theory in place of simulations.
 
-    Weighted least squares: each datum counts by the standard errors of the measurement and, at the
-    start, of the theory. The errors of the result know how those of `Observables` go together
+    Weighted least squares: each datum counts by the standard errors of the measurement and of the
+    theory. The errors of the result know how those of `Observables` go together
     (the sandwich of White 1982); data of `Statistics` are taken as independent.
     What one finite network does differently from the next of its law is in neither
     (`Diagnostics.shift` tells how much), unless the errors are those between networks.
@@ -126,15 +131,24 @@ def fit(
       means (`statistics.measure(raster, num_lags, populations=True)`), with errors; populations in
       the network's order.
     - `use`: the fields that are fitted; by default those that `measured` has but the spectrum.
-    - `duration`, `dt`, `key`, `solve_options`: of `solve`, the same random numbers at every step.
+    - `duration`, `dt`, `key`, `solve_options`: of `solve`.
     - `predict_fn`: from a network to the fields used, in place of `solve`, such as the closed form
       of a neuron's rates.
     - `derivative`: `"forward"`, those of the solver, for rates and neurons that do not reset, and
-      of `predict_fn`; `"finite"`, differences over the share `step` of each number with common
-      random numbers, for spikes that reset: a good direction, with an error of the order of the
-      theory's own divided by `step`; `"auto"` chooses by the solution's estimator.
+      of `predict_fn`; `"surface"`, of quadratic polynomials through solutions, each of its own
+      random numbers, at points spread over a box of free coordinates, which starts with half the
+      width `width` and follows the minimum: for spikes that reset; `"finite"`, differences over the
+      share `step` of each number with common random numbers: quick and rough, with errors that are
+      too small where the theory's exceed those differences. `"auto"` takes the first if the
+      solution's estimator can, else the second.
+    - `reference`: values of the free numbers, and what simulations of their network measured, as
+      `measured` of the data: what the theory misses there (finite size and indegree) is added to
+      its predictions, with the errors of those simulations. Fit once without, simulate at what was
+      found, and fit again.
     - `max_steps`, `rtol`: of Levenberg's and Marquardt's search, which ends at a step below `rtol`
-      standard errors of the free numbers.
+      standard errors of the free numbers. With `"surface"`, `max_steps` rounds of points; converged
+      is a minimum inside of a box of 3.5 standard errors, through whose points the surface passes
+      within twice their errors.
 
     Host function. Raises `ValueError` for bad arguments, `FitError` under `throw` if the search
     does not converge.
@@ -142,8 +156,10 @@ def fit(
     names = tuple(start)
     dtype = jnp.result_type(float)
     values = {name: jnp.asarray(x, dtype) for name, x in start.items()}
-    if derivative not in ("auto", "forward", "finite"):
-        raise ValueError(f"derivative must be 'auto', 'forward' or 'finite', got {derivative!r}.")
+    if derivative not in ("auto", "forward", "surface", "finite"):
+        raise ValueError(
+            f"derivative must be 'auto', 'forward', 'surface' or 'finite', got {derivative!r}."
+        )
     unknown = sorted(set(spec or {}) - set(names))
     if unknown:
         raise ValueError(f"spec has {unknown}, which are not in start.")
@@ -159,37 +175,80 @@ def fit(
             f"measured is of populations {list(measured.labels)}, the network of "
             f"{list(first.names)}: they must be the same."
         )
-    spread = {name: _error_of(measured, name) for name in use}
-    target, error, labels = _flatten({n: getattr(measured, n) for n in use}, spread, measured)
-    options = {"method": None, "duration": duration, "dt": dt, "response": False} | solve_options
+    target, error, labels = _data(measured, use)
+    known, apart = target, _apart(measured, use)
+    if reference is not None:
+        values_there, simulated = reference
+        if set(values_there) != set(names) or _shape(simulated) != _shape(measured):
+            raise ValueError(f"reference must be of values of {list(names)}, measured as the data.")
+        there, theirs, _ = _data(simulated, use)
+        target, error = target - there, jnp.hypot(error, theirs)
+        also = _apart(simulated, use)
+        apart = None if apart is None or also is None else jnp.concatenate([apart, also])
+        at = {name: jnp.asarray(values_there[name], dtype) for name in names}
+    else:
+        at = None
+    options = {"method": None, "duration": duration, "dt": dt, "response": False}
+    options |= dict(solve_options or {})
     found = None
-    if predict_fn is None:
+    if predict_fn is None and derivative != "surface":
         found = solve(first, key=key, **options)
-        theirs = _predicted(found, use, _shape(measured), errors=True)
-        if theirs is not None:
-            error = jnp.hypot(error, jnp.where(jnp.isfinite(error), theirs, 0))
-    apart = _apart(measured, found, use, error)
-    smooth = found is None or found.gradient in _SMOOTH
-    finite = derivative == "finite" or (derivative == "auto" and not smooth)
+    smooth = predict_fn is not None or (found is not None and found.gradient in _SMOOTH)
+    if derivative == "auto":
+        derivative = "forward" if smooth else "surface"
     problem = _Problem(
         key=key,
         target=target,
         error=error,
         network_fn=network_fn,
         predict_fn=predict_fn,
-        options=options,
+        options=options | {"throw": False},
         use=use,
         shape=_shape(measured),
-        step=step if finite else None,
+        step=None if derivative == "forward" else step,
     )
     free = jnp.stack([types[name].inverse(values[name]) for name in names])
-    free, residual, jacobian, result, steps = _search(free, problem, types, names, max_steps, rtol)
-    information = contract("rf,rg->fg", jacobian, jacobian)
-    covariance = jnp.linalg.inv(information)
-    if apart is not None:
-        # The weights of least squares, the errors as they go together.
-        moved = contract("fg,rg,pr->pf", covariance, jacobian, apart)
-        covariance = contract("pf,pg->fg", moved, moved)
+    if derivative == "surface":
+        origin = None if at is None else jnp.stack([types[n].inverse(at[n]) for n in names])
+        ended = search(
+            partial(_at_points, problem=problem, types=types, names=names),
+            np.asarray(free, float),
+            Data(
+                np.asarray(target, float),
+                np.asarray(error, float),
+                None if apart is None else np.asarray(apart, float),
+                None if origin is None else np.asarray(origin, float),
+            ),
+            width=width,
+            max_steps=max_steps,
+        )
+        free, covariance = jnp.asarray(ended.free, dtype), jnp.asarray(ended.covariance, dtype)
+        error = jnp.asarray(ended.error, dtype)
+        target = target + jnp.asarray(ended.origin, dtype)
+        residual = (jnp.asarray(ended.predicted, dtype) - target) / error
+        residual = jnp.where(jnp.isfinite(error), residual, 0)
+        result, stats = ended.result, ended.stats
+    else:
+        if at is not None:
+            target = target + _predict(network_fn(at), problem, key)[0]
+        if found is not None:
+            own = _predicted(found, use, problem.shape, errors=True)
+            if own is not None:
+                error = jnp.hypot(error, jnp.where(jnp.isfinite(error), own, 0))
+            theirs = _deviations(found, measured, use)
+            apart = apart if apart is None or theirs is None else jnp.concatenate([apart, theirs])
+        problem = dataclasses.replace(problem, target=target, error=error)
+        free, residual, jacobian, result, steps = _search(
+            free, problem, types, names, max_steps, rtol
+        )
+        covariance = jnp.linalg.inv(contract("rf,rg->fg", jacobian, jacobian))
+        if apart is not None:
+            # The weights of least squares, the errors as they go together.
+            scaled = jnp.where(jnp.isfinite(error)[None], apart / error[None], 0)
+            moved = contract("fg,rg,pr->pf", covariance, jacobian, scaled)
+            covariance = contract("pf,pg->fg", moved, moved)
+        stats = {"num_steps": steps}
+    problem = dataclasses.replace(problem, target=target, error=error)
     value = {name: types[name].forward(free[i]) for i, name in enumerate(names)}
     slope = {name: jax.grad(types[name].forward)(free[i]) for i, name in enumerate(names)}
     spread = jnp.sqrt(jnp.diagonal(covariance))
@@ -198,20 +257,23 @@ def fit(
         error={name: jnp.abs(slope[name]) * spread[i] for i, name in enumerate(names)},
         loss=0.5 * jnp.sum(residual**2),
         result=result,
-        stats={"num_steps": steps},
-        provenance={"theory": "meanfield", "use": list(use), "max_steps": max_steps, "rtol": rtol},
+        stats=stats,
+        provenance={
+            **{"theory": "meanfield", "use": list(use), "derivative": derivative},
+            **{"max_steps": max_steps, "rtol": rtol},
+        },
     )
     if throw and not is_successful(result):
         raise FitError(
-            f"meanfield.fit did not converge in {steps} steps: {RESULTS[result]} Half the "
-            f"sum of squares is {float(outcome.loss):.6g}. Raise max_steps or num_paths, loosen "
-            "rtol, or start elsewhere; throw=False takes it as it is.",
+            f"meanfield.fit did not converge ({stats}): {RESULTS[result]} Half the sum of squares "
+            f"is {float(outcome.loss):.6g}. Raise max_steps or num_paths, loosen rtol, or start "
+            "elsewhere; throw=False takes it as it is.",
             outcome,
         )
     counted = int(np.isfinite(np.asarray(error)).sum())
     kept = np.isfinite(np.asarray(error))
-    predicted = target + residual * jnp.where(kept, error, 0)
-    rows = [np.asarray(x, float)[kept] for x in (predicted, target, error, residual)]
+    predicted = known + residual * jnp.where(kept, error, 0)
+    rows = [np.asarray(x, float)[kept] for x in (predicted, known, error, residual)]
     return Fitted(
         value=outcome.value,
         error=outcome.error,
@@ -306,15 +368,36 @@ def _hmc(key, fitted: Fitted, centre: Array, root: Array, num: int, num_warm: in
 
 def _plain(values: Values, problem: _Problem) -> Float[Array, " datum"]:
     """(predicted - measured) / error; zero where nothing is known."""
-    network = problem.network_fn(values)
-    if problem.predict_fn is not None:
-        found = problem.predict_fn(network)
-        predicted = _join([found[name] for name in problem.use])
-    else:
-        solution = solve(network, key=problem.key, throw=False, **problem.options)
-        predicted = _predicted(solution, problem.use, problem.shape)
+    predicted, _ = _predict(problem.network_fn(values), problem, problem.key)
     difference = (predicted - problem.target) / problem.error
     return jnp.where(jnp.isfinite(problem.error), difference, 0)
+
+
+def _predict(network: Network, problem: _Problem, key: PRNGKeyArray) -> tuple[Array, Array | None]:
+    """Predictions and their errors."""
+    if problem.predict_fn is not None:
+        found = problem.predict_fn(network)
+        return _join([found[name] for name in problem.use]), None
+    solution = solve(network, key=key, **problem.options)
+    theirs = _predicted(solution, problem.use, problem.shape, errors=True)
+    return _predicted(solution, problem.use, problem.shape), theirs
+
+
+@eqx.filter_jit
+def _at(free: Array, key: PRNGKeyArray, problem: _Problem, types, names) -> tuple[Array, Array]:
+    values = {n: types[n].forward(free[i]) for i, n in enumerate(names)}
+    predicted, error = _predict(problem.network_fn(values), problem, key)
+    return predicted, jnp.full_like(predicted, jnp.nan) if error is None else error
+
+
+def _at_points(points: np.ndarray, before: int, *, problem: _Problem, types, names):
+    """Predictions and their errors, `[point, datum]`, each point with random numbers of its own."""
+    each = []
+    for index, free in enumerate(points):
+        key = jax.random.fold_in(problem.key, before + index)
+        each.append(_at(jnp.asarray(free, problem.error.dtype), key, problem, types, names))
+    found, errors = zip(*each, strict=True)
+    return np.asarray(jnp.stack(found), float), np.asarray(jnp.stack(errors), float)
 
 
 def _value_and_jacobian(
@@ -419,17 +502,25 @@ def _error_of(measured: Observables | Statistics, name: str) -> Array:
     return jnp.where(error > 0, error, jnp.inf)
 
 
-def _apart(measured: Observables | Statistics, found: Any, use: tuple[str, ...], error: Array):
-    """Deviations `[part, datum]` in units of the errors, where they are known; else `None`."""
+def _data(
+    measured: Observables | Statistics, use: tuple[str, ...]
+) -> tuple[Array, Array, list[str]]:
+    spread = {name: _error_of(measured, name) for name in use}
+    return _flatten({n: getattr(measured, n) for n in use}, spread, measured)
+
+
+def _apart(measured: Any, use: tuple[str, ...]) -> Array | None:
+    """Deviations `[part, datum]` whose products sum to the covariance of errors, if known."""
     if not isinstance(measured, Observables) or measured.deviations is None:
         return None
-    known = [measured.deviations]
-    if found is not None:
-        theory = predict_observables(found, measured.lags, bin_width=measured.bin_width)
-        known += [] if theory.deviations is None else [theory.deviations]
-    rows = [jax.vmap(lambda *x: _join(x))(*(one[name] for name in use)) for one in known]
-    together = jnp.concatenate(rows)
-    return jnp.where(jnp.isfinite(error)[None], together / error[None], 0)
+    return jax.vmap(lambda *x: _join(x))(*(measured.deviations[name] for name in use))
+
+
+def _deviations(found: Any, measured: Any, use: tuple[str, ...]) -> Array | None:
+    """The same of a solution."""
+    if not isinstance(measured, Observables):
+        return None
+    return _apart(predict_observables(found, measured.lags, bin_width=measured.bin_width), use)
 
 
 def _shape(measured: Observables | Statistics) -> tuple[Any, ...]:
