@@ -242,6 +242,20 @@ def test_fading_correlation_is_the_sum_of_lagged_ones():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_neurons_that_never_change_score_nothing():
+    values = np.random.default_rng(2).standard_normal((4, 3000))
+    values[2] = 0.1  # whose mean is not 0.1, by rounding
+    found = renorm.fading_correlation(Activity(values, 0.01), [0.02])[0]
+    assert not found[2].any()
+    assert not found[:, 2].any()
+    assert np.abs(found[0, 1]) > 0
+
+
+def test_whole_numbers_are_weights_too():
+    weights = np.kron(np.eye(2, dtype=int), np.ones((3, 3), int))
+    assert float(renorm.communities(KEY, weights).quality) == pytest.approx(0.5)  # not 0, cut off
+
+
 def test_communities_of_a_recording_and_the_time_they_live_for():
     values, truth = autoregressive(1, gain=0.05)
     found = renorm.infer_communities(KEY, Activity(values, 0.01), num_starts=2)

@@ -83,6 +83,29 @@ def test_chunks_of_any_size_give_the_same_graph(cuts):
     np.testing.assert_allclose(renorm.infer_graph(chunks, "lagged").score, whole.score, atol=1e-14)
 
 
+def test_windows_run_on_from_chunk_to_chunk():
+    values = spikes(5, 4, 333)
+    mask = np.random.default_rng(6).random(333) > 0.02
+    whole = Raster(values, 0.01, mask=mask, start=2.0)
+    cuts = [0, 1, 3, 10, 11, 57, 300, 333]
+    chunks = [
+        Raster(values[:, a:b], 0.01, mask=mask[a:b], start=2.0 + 0.01 * a)
+        for a, b in pairwise(cuts)
+    ]
+    found = renorm.infer_graph(iter(chunks), "partial", window=0.05)
+    want = renorm.infer_graph(whole, "partial", window=0.05)
+    np.testing.assert_allclose(found.score, want.score, atol=1e-12)
+    # Bin 10 lies elsewhere: it is in no whole window, and windows begin anew after it.
+    chunks[3] = Raster(values[:, 10:11], 0.01, mask=mask[10:11], start=50.0)
+    found = renorm.infer_graph(iter(chunks), "partial", window=0.05)
+    kept = np.r_[0:10, 11:331]
+    want = Raster(values[:, kept], 0.01, mask=mask[kept])
+    want = renorm.infer_graph(want, "partial", window=0.05)
+    np.testing.assert_allclose(found.score, want.score, atol=1e-12)
+    with pytest.raises(ValueError, match="too short"):
+        renorm.infer_graph(iter([chunks[0]]), "partial", window=0.05)
+
+
 def test_a_chunk_that_starts_elsewhere_begins_a_new_stretch():
     x = spikes(4, 3, 120)
     trials = Raster(x.reshape(3, 2, 60).swapaxes(0, 1), 1e-3)

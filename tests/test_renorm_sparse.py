@@ -285,6 +285,13 @@ def test_gradient_in_the_times():
         np.testing.assert_allclose(gradient, slope, rtol=1e-9)
 
 
+def test_a_single_node():
+    graph = SparseGraph(np.zeros(0, int), np.zeros(0, int), np.zeros(0), 1)
+    found = thermodynamics(laplacian(graph), np.array([1.0]), key=jax.random.key(0))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(found, name), 0.0)
+
+
 @pytest.mark.slow
 def test_single_precision_and_vmap():
     times = np.geomspace(0.1, 100, 5)

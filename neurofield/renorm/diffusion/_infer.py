@@ -19,7 +19,15 @@ from ._latent import latent_var
 from ._linear import partial_correlation, var_graph, whitened_graph
 from ._point_process import GraphParameters, fit_graph
 from ._significance import circular_shift, significance
-from ._stream import Recording, accumulate, correlation_of, values_of, windowed, with_values
+from ._stream import (
+    Recording,
+    accumulate,
+    correlation_of,
+    values_of,
+    windowed,
+    windowed_chunks,
+    with_values,
+)
 
 LINEAR = ("lagged", "var", "whitened", "latent", "partial")
 METHODS = (*LINEAR, "likelihood")
@@ -123,6 +131,8 @@ def infer_graph(
     lags, weights = _lags(method, num_lags, lag_weights)
     if not 0 <= shrink <= 1:
         raise ValueError(f"shrink must be in [0, 1], got {shrink}.")
+    if not window > 0:
+        raise ValueError(f"window must be positive, got {window} s.")
     for name, value in (("l1", l1), ("nuclear", nuclear), ("smoothness", smoothness)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}.")
@@ -314,7 +324,7 @@ def _likelihood(
 def _in_windows(recording: Recording | Iterable[Recording], window: float) -> Any:
     if isinstance(recording, Recording):
         return windowed(recording, window)
-    return (windowed(chunk, window) for chunk in recording)
+    return windowed_chunks(recording, window)
 
 
 def _lags(

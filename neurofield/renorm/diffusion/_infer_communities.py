@@ -127,7 +127,13 @@ def fading_correlation(
     for epoch, first, stop in runs:
         square = square + ((values[epoch, :, first:stop] - mean[:, None]) ** 2).sum(1) / count
     spread = np.sqrt(square)
-    scale = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0)
+    # Rounding of the mean leaves a neuron that never changes with some spread.
+    epoch, start, _ = runs[0]
+    first = values[epoch, :, start, None]
+    still = (spread == 0) | np.all(
+        [(values[e, :, a:b] == first).all(1) for e, a, b in runs], axis=0
+    )
+    scale = np.where(still, 0, 1 / np.where(still, 1, spread))
     fade = np.exp(-interval / times)
     total = np.zeros((len(times), len(mean), len(mean)))
     for epoch, first, stop in runs:

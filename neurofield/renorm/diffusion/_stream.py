@@ -1,6 +1,6 @@
 """Lagged correlations of recordings, whole or in chunks, block by block."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -154,11 +154,7 @@ def with_values(whole: Recording, values: Array) -> Recording:
 def windowed(recording: Recording, window: float) -> Recording:
     """Counts (of an `Activity`, means) in windows of whole bins, cut at the ends of epochs."""
     values, interval = values_of(recording)
-    size = max(round(window / interval), 1)
-    if window > interval and abs(size * interval - window) > 1e-6 * window:
-        raise ValueError(
-            f"window = {window} s must be a whole number of bins of {interval} s, or less than one."
-        )
+    size = _bins(window, interval)
     if size == 1:
         return recording
     kept = values.shape[-1] // size
@@ -175,3 +171,67 @@ def windowed(recording: Recording, window: float) -> Recording:
     if int(jnp.max(counts, initial=0)) > 255:
         raise ValueError(f"a window of {window} s holds more than 255 spikes: take a shorter one.")
     return replace(recording, spikes=counts.astype(jnp.uint8), bin_width=size * interval, mask=mask)
+
+
+def windowed_chunks(chunks: Iterable[Recording], window: float) -> Iterator[Recording]:
+    """`windowed`, where a window runs on from a chunk into the one that follows on it."""
+    left, some = None, False
+    for chunk in chunks:
+        if left is not None and left.labels != chunk.labels:
+            raise ValueError("all chunks must be of the same neurons, with the same labels.")
+        values, interval = values_of(chunk)
+        size = _bins(window, interval)
+        if values.ndim > 2:
+            yield windowed(chunk, window)
+            left, some = None, True
+            continue
+        if left is not None:
+            end = _start(left, values_of(left)[0].shape[-1])
+            if _follows(end, None if isinstance(chunk, Activity) else chunk.start, interval):
+                chunk = _joined(left, chunk)
+        num_bins = values_of(chunk)[0].shape[-1]
+        whole = num_bins // size * size
+        if whole:
+            yield windowed(_between(chunk, 0, whole), window)
+            some = True
+        left = _between(chunk, whole, num_bins)
+    if left is not None and not some:
+        raise ValueError(f"the recording is too short for windows of {window} s.")
+
+
+def _bins(window: float, interval: float) -> int:
+    size = max(round(window / interval), 1)
+    if window > interval and abs(size * interval - window) > 1e-6 * window:
+        raise ValueError(
+            f"window = {window} s must be a whole number of bins of {interval} s, or less than one."
+        )
+    return size
+
+
+def _start(chunk: Recording, first: int) -> float | None:
+    if isinstance(chunk, Activity) or chunk.start is None:
+        return None
+    return float(chunk.start) + first * chunk.bin_width
+
+
+def _between(chunk: Recording, first: int, stop: int) -> Recording:
+    values = values_of(chunk)[0][:, first:stop]
+    mask = None if chunk.mask is None else chunk.mask[first:stop]
+    if isinstance(chunk, Activity):
+        return replace(chunk, values=values, mask=mask)
+    return replace(chunk, spikes=values, mask=mask, start=_start(chunk, first))
+
+
+def _joined(one: Recording, other: Recording) -> Recording:
+    values = [values_of(part)[0] for part in (one, other)]
+    mask = None
+    if one.mask is not None or other.mask is not None:
+        masks = [
+            jnp.ones(x.shape[-1], bool) if part.mask is None else part.mask
+            for part, x in zip((one, other), values, strict=True)
+        ]
+        mask = jnp.concatenate(masks)
+    whole = jnp.concatenate(values, axis=-1)
+    if isinstance(one, Activity):
+        return replace(one, values=whole, mask=mask)
+    return replace(one, spikes=whole, mask=mask)

@@ -45,7 +45,7 @@ def _forward(inputs, key, modes, num_blocks, num_steps):
         return lanczos(laplacian, _probes(key, index, laplacian, modes), num_steps)
 
     runs = jax.lax.map(block, jnp.arange(num_blocks))
-    runs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), runs)
+    runs = jax.tree.map(lambda x: x.reshape(num_blocks * BLOCK, *x.shape[2:]), runs)
     nodes, vectors = runs.ritz()
     share = runs.norm[:, None] ** 2 * vectors[:, 0] ** 2
     shift = jnp.zeros_like(nodes[0, 0])

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from neurofield.recording import Graph, SparseGraph
 
 # A graph's weights `[post, pre]`, bare or with labels.
-GraphLike = Graph | Float[Array, "node node"] | Float[np.ndarray, "node node"]
+GraphLike = Graph | Real[Array, "node node"] | Real[np.ndarray, "node node"]
 
 
 def weights_of(graph: GraphLike) -> Float[Array, "node node"]:
@@ -21,7 +21,9 @@ def weights_of(graph: GraphLike) -> Float[Array, "node node"]:
         weights = jnp.asarray(np.asarray(weights))
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
         raise ValueError(f"weights must be square, [post, pre], got shape {weights.shape}.")
-    return weights
+    # Whole numbers would cut off what is made of them.
+    whole = not jnp.issubdtype(weights.dtype, jnp.inexact)
+    return weights.astype(jnp.result_type(float)) if whole else weights
 
 
 @overload
