@@ -25,8 +25,8 @@ from ._surface import Data, search
 
 Values = dict[str, Float[Array, ""]]
 _STATISTICS = ("rate", "covariance", "lagged", "spectrum")
-# What a derivative of paths is taken of; spikes that reset are differenced.
-_SMOOTH = ("pathwise", "intensity", "score")
+# What has derivatives; predictions of spikes that reset are rough.
+_SMOOTH = ("pathwise", "intensity", "score", "implicit")
 
 
 class Scaled(AbstractParameter):
@@ -134,8 +134,8 @@ def fit(
     - `duration`, `dt`, `key`, `solve_options`: of `solve`.
     - `predict_fn`: from a network to the fields used, in place of `solve`, such as the closed form
       of a neuron's rates.
-    - `derivative`: `"forward"`, those of the solver, for rates and neurons that do not reset, and
-      of `predict_fn`; `"surface"`, of quadratic polynomials through solutions, each of its own
+    - `derivative`: `"forward"`, those of the solver, for closed forms, rates and neurons that do not
+      reset, and of `predict_fn`; `"surface"`, of quadratic polynomials through solutions, each of its own
       random numbers, at points spread over a box of free coordinates, which starts with half the
       width `width` and follows the minimum: for spikes that reset; `"finite"`, differences over the
       share `step` of each number with common random numbers: quick and rough, with errors that are
