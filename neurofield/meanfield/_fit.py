@@ -134,13 +134,13 @@ def fit(
     - `duration`, `dt`, `key`, `solve_options`: of `solve`.
     - `predict_fn`: from a network to the fields used, in place of `solve`, such as the closed form
       of a neuron's rates.
-    - `derivative`: `"forward"`, those of the solver, for closed forms, rates and neurons that do not
-      reset, and of `predict_fn`; `"surface"`, of quadratic polynomials through solutions, each of its own
-      random numbers, at points spread over a box of free coordinates, which starts with half the
-      width `width` and follows the minimum: for spikes that reset; `"finite"`, differences over the
-      share `step` of each number with common random numbers: quick and rough, with errors that are
-      too small where the theory's exceed those differences. `"auto"` takes the first if the
-      solution's estimator can, else the second.
+    - `derivative`: `"forward"`, those of the solver, for closed forms, rates and neurons that do
+      not reset, and of `predict_fn`; `"surface"`, of quadratic polynomials through solutions, each
+      of its own random numbers, at points spread over a box of free coordinates, which starts with
+      half the width `width` and follows the minimum: for spikes that reset; `"finite"`, differences
+      over the share `step` of each number with common random numbers: quick and rough, with errors
+      that are too small where the theory's exceed those differences. `"auto"` takes the first if
+      the solution's estimator can, else the second.
     - `reference`: values of the free numbers, and what simulations of their network measured, as
       `measured` of the data: what the theory misses there (finite size and indegree) is added to
       its predictions, with the errors of those simulations. Fit once without, simulate at what was
