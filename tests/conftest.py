@@ -9,8 +9,9 @@ os.environ.setdefault("EQX_ON_ERROR", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Two thirds of the time of a run is compilation: the workers, the processes that tests start and
 # the next run share what was compiled.
-_CACHE = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
