@@ -49,7 +49,7 @@ KINDS = {
 some_kinds = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(k, marks=[pytest.mark.slow] * (k not in ("combinatorial", "magnetic")))
+        pytest.param(k, marks=[pytest.mark.slow] * (k != "combinatorial"))
         for k in KINDS
     ],
 )
@@ -346,9 +346,8 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["n4k", *(pytest.param(n, marks=pytest.mark.slow) for n in ("n20k", "n100k"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["n4k", "n20k", "n100k"])
 def test_tori(name):
     """S within 0.02 at all times, of graphs whose spectrum is known."""
     sides = SIZES[name]
