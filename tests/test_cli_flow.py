@@ -13,6 +13,7 @@ from test_cli import refused, run
 
 from neurofield import fit, renorm
 from neurofield.cli import main
+from neurofield.cli._flow import _holds_graph
 from neurofield.recording import Raster, read
 
 SMALL = ("--num-surrogates", "10", "--num-bootstrap", "10")
@@ -109,3 +110,13 @@ def test_refusals(job, tmp_path, capfd):
     bad.write_text("pre,post,weight\na,b,heavy\n")
     assert "row 2: 'heavy' is not a weight" in refused(capfd, "flow", bad)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_table_of_spikes_with_many_columns_is_no_graph(tmp_path):
+    path = tmp_path / "spikes.csv"
+    path.write_text("unit,Time (s),amplitude,depth,quality\n0,0.1,1,2,3\n")
+    assert not _holds_graph(path)
+    path.write_text("0,1,1,1,1\n1,0,1,1,1\n1,1,0,1,1\n1,1,1,0,1\n1,1,1,1,0\n")
+    assert _holds_graph(path)
+    path.write_text("pre,post,first_time\n0,1,2\n")
+    assert _holds_graph(path)

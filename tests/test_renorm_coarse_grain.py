@@ -17,6 +17,7 @@ from renorm_graphs import (
     table,
 )
 
+from neurofield import renorm
 from neurofield.recording import Graph
 from neurofield.renorm import (
     aggregate,
@@ -322,3 +323,10 @@ def test_wrong_arguments_say_so():
     with pytest.raises(ValueError, match="not negative"):
         coarse_grain(-ring, 1.0, "equilibrium")
     assert coarse_grain(ring, 1.0, num_clusters=3).graph.num_nodes == 3
+
+
+def test_weights_that_are_not_finite_are_refused():
+    weights = jnp.ones((4, 4)).at[0, 1].set(jnp.nan)
+    for verb in (lambda w: coarse_grain(w, 1.0), renorm.rg_flow):
+        with pytest.raises(ValueError, match="finite"):
+            verb(weights)

@@ -353,3 +353,13 @@ def test_flow_keeps_the_dtype_and_survives_a_file(tmp_path):
     assert back.notes == flow.notes
     assert set(back.nulls) == {"shift", "shared_rate", "phase", "gaussian"}
     np.testing.assert_array_equal(back.observables["variance"], flow.observables["variance"])
+
+
+def test_a_level_that_does_not_vary_says_nothing_of_the_blocks():
+    values = np.random.default_rng(0).standard_normal((4, 1000))
+    values[1], values[3] = -values[0], -values[2]  # the sum of all is 0
+    flow = renorm.phenomenological_flow(
+        jax.random.key(0), Activity(values, 0.01), num_levels=3, num_bootstrap=5, nulls=[]
+    )
+    assert flow.observables["variance"][2] == pytest.approx(0, abs=1e-20)
+    assert not any("blocks of" in note for note in flow.notes)

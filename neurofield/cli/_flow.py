@@ -165,7 +165,9 @@ def _holds_graph(path: Path) -> bool:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             cells = re.split(r"[,;\t ]", next((s for s in file if s.strip() and s[0] != "#"), ""))
         words = {cell.strip().lower() for cell in cells}
-        return len(cells) > 4 or bool(words & {"pre", "source", "from", "presynaptic"})
+        spikes = any("time" in word for word in words)  # a header of a table of spikes
+        edges = bool(words & {"pre", "source", "from", "presynaptic"})
+        return edges or (len(cells) > 4 and not spikes)
     return suffix in (".npy", ".graphml")
 
 

@@ -72,14 +72,17 @@ def coarse_grain(
     large times all entries of rho agree to rounding, and a plain >= then merges anything. A
     difference within rounding of 0 counts as not joined.
 
-    Raises `ValueError` for an unknown method, times and counts out of range, and for
-    `"equilibrium"` negative weights or (at `teleport` 0) a graph that is not strongly connected.
+    Raises `ValueError` for an unknown method, times and counts out of range, weights that
+    are not finite, and for `"equilibrium"` negative weights or (at `teleport` 0) a graph that is
+    not strongly connected.
     """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {list(_METHODS)}, got {method!r}.")
     if not (np.isfinite(diffusion_time) and diffusion_time > 0):
         raise ValueError(f"diffusion_time must be positive, got {diffusion_time}.")
     weights = weights_of(graph)
+    if not np.isfinite(np.asarray(weights)).all():
+        raise ValueError("weights must be finite.")
     hollow = np.asarray(jax.jit(diffusion_weights)(weights), float)
     num_nodes = len(hollow)
     if method == "equilibrium":

@@ -240,7 +240,9 @@ def _notes(found: Draws, exponents: dict[str, np.ndarray], block: float) -> list
                 "the autocorrelation of some level falls to 1 / e within one bin: it has no "
                 "correlation time."
             )
-        if (np.isnan(times) & ~soon).any() or np.nanmax(times, initial=0.0) > block / 10:
+        # A level that does not vary has no autocorrelation either.
+        known = np.isfinite(found["autocorrelation"][0, :, 0])
+        if (np.isnan(times) & ~soon & known).any() or np.nanmax(times, initial=0.0) > block / 10:
             notes.append(
                 f"blocks of {block:g} s are shorter than ten correlation times: errors are too "
                 "small, and pairs are not chosen independently of what is measured."

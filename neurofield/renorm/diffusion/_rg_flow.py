@@ -93,7 +93,8 @@ def rg_flow(
         old_nulls = graph.nulls
     else:
         labels = graph.labels if isinstance(graph, Graph) else None
-        states, assignments = [Graph(weights_of(graph), labels=labels)], []
+        # NumPy's, since a Graph takes JAX's as they are.
+        states, assignments = [Graph(np.asarray(weights_of(graph)), labels=labels)], []
         scale, rows, notes = [0.0], [], []
         members, old_nulls = np.arange(states[0].num_nodes), {}
 
