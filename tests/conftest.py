@@ -7,13 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("EQX_ON_ERROR", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Two thirds of the time of a run is compilation: the workers, the processes that tests start and
-# the next run share what was compiled.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# XLA calls it an error that a program compiled here was tuned for here (prefer-no-gather).
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import equinox.internal as eqxi
 import jax
@@ -22,6 +17,12 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Two thirds of the time of a run is compilation: its workers and the next run share the results.
+jax.config.update(
+    "jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 # Linux lets a process map 65,530 areas of memory by default, and every compiled function takes a

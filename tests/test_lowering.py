@@ -1,5 +1,6 @@
 """CPU, GPU or TPU, checked on a CPU: every entry of the contract table lowers for all three."""
 
+import functools
 import json
 
 import pytest
@@ -7,13 +8,18 @@ from contract_table import CASES
 from helpers import ROOT, python
 
 
-@pytest.fixture(scope="module")
-def failures() -> dict[str, dict[str, str]]:
+@functools.cache
+def failures(slow: bool) -> dict[str, dict[str, str]]:
     # In float32 and JAX's default configuration: what a user of an accelerator has.
-    out = python(str(ROOT / "tests" / "lowering.py"), EQX_ON_ERROR="nan", JAX_PLATFORMS="cpu")
-    return json.loads(out)
+    which = "slow" if slow else "fast"
+    path = str(ROOT / "tests" / "lowering.py")
+    return json.loads(python(path, which, EQX_ON_ERROR="nan", JAX_PLATFORMS="cpu"))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_lowers_on_every_platform(name, failures):
-    assert name not in failures, failures[name]
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * case.slow) for n, case in CASES.items()],
+)
+def test_lowers_on_every_platform(name):
+    found = failures(CASES[name].slow)
+    assert name not in found, found[name]

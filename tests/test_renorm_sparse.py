@@ -48,10 +48,7 @@ KINDS = {
 # Everything compiles once a kind: the other kinds run with the slow tests.
 some_kinds = pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(k, marks=[pytest.mark.slow] * (k != "combinatorial"))
-        for k in KINDS
-    ],
+    [pytest.param(k, marks=[pytest.mark.slow] * (k != "combinatorial")) for k in KINDS],
 )
 
 
