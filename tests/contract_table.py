@@ -313,6 +313,7 @@ def cast(tree, draw):
         key, net, 0.12, 0.01, bin_width=0.02, traces=("output",), num_lags=2
     ),
     wrt=(1,),
+    slow=True,
 )
 def _(draw):
     return draw.key(), rates(draw)

@@ -275,7 +275,9 @@ def test_raised_cosines_tile_the_lags():
 # --- edges ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["pairwise", "lattice", "kinetic"])
+@pytest.mark.parametrize(
+    "model", ["pairwise", pytest.param("lattice", marks=pytest.mark.slow), "kinetic"]
+)
 def test_masked_bins_and_segments_do_not_count(model):
     """A masked raster gives the fit of its valid stretches, whatever the invalid bins hold."""
     whole = sample_kinetic(lattice.Kinetic([-1.0, -0.5], [[[0.5, -1.0], [1.0, 0.0]]]), 900, seed=2)
@@ -339,6 +341,7 @@ def test_pseudo_likelihood_errors_of_short_data(num_bins):
     np.testing.assert_allclose(pseudo.field, exact.field, rtol=0.4)
 
 
+@pytest.mark.slow
 def test_num_bins_are_those_of_the_likelihood():
     x = np.random.default_rng(0).random((50, 2, 20)) < 0.2
     count = lambda *a, **k: int(lattice.fit(Raster(x, 0.01), *a, **k).stats["num_bins"])  # noqa: E731

@@ -85,6 +85,7 @@ def test_derivatives_by_the_implicit_function_theorem(cycle):
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_equilibrium_is_no_cycle():
     # A decaying oscillation is a start for Newton's method, which then finds no cycle.
     params = default_parameters("hom")

@@ -117,7 +117,9 @@ def test_tridiagonal_solve_and_its_derivatives():
     np.testing.assert_allclose(by_scan(lower, upper, right), dense(lower, upper, right), rtol=1e-13)
 
 
-@pytest.mark.parametrize("matrix", ["none", "jacobian", "wrong"])
+@pytest.mark.parametrize(
+    "matrix", ["none", "jacobian", pytest.param("wrong", marks=pytest.mark.slow)]
+)
 def test_solver_is_of_order_three_with_any_matrix(matrix):
     """The Lotka-Volterra equations against a tight reference."""
     used = {
