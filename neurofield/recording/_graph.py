@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from neurofield._types import Arrayish
+
 
 class Graph(eqx.Module):
     """A weighted directed graph: a connectome, or couplings inferred from data.
@@ -23,12 +25,7 @@ class Graph(eqx.Module):
 
     def __init__(self, weights: ArrayLike, *, labels: Sequence[str] | None = None):
         """Raises `ValueError` for a matrix that is not square, NaN, and labels that do not fit."""
-        if not isinstance(weights, jax.Array):
-            weights = np.asarray(weights)
-            if weights.dtype.kind not in "buif" or not np.isfinite(weights).all():
-                raise ValueError("weights must be finite real numbers.")
-            if weights.dtype.kind != "f":
-                weights = weights.astype(float)
+        weights = finite_reals(weights)
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(f"weights must be square, [post, pre], got shape {weights.shape}.")
         self.weights = jnp.asarray(weights)
@@ -78,3 +75,13 @@ class Graph(eqx.Module):
     @property
     def num_nodes(self) -> int:
         return self.weights.shape[-1]
+
+
+def finite_reals(weights: Arrayish) -> np.ndarray | jax.Array:
+    """Weights as floating numbers. Raises `ValueError` for others; JAX's arrays pass."""
+    if isinstance(weights, jax.Array):
+        return weights
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "buif" or not np.isfinite(weights).all():
+        raise ValueError("weights must be finite real numbers.")
+    return weights if weights.dtype.kind == "f" else weights.astype(float)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from neurofield._types import Arrayish
 
-from ._graph import Graph
+from ._graph import Graph, finite_reals
 
 
 class SparseGraph(eqx.Module):
@@ -53,13 +53,7 @@ class SparseGraph(eqx.Module):
                         f"{num_nodes - 1}."
                     )
             ends.append(jnp.asarray(nodes, jnp.int32))
-        if not isinstance(weights, jax.Array):
-            weights = np.asarray(weights)
-            if weights.dtype.kind not in "buif" or not np.isfinite(weights).all():
-                raise ValueError("weights must be finite real numbers.")
-            if weights.dtype.kind != "f":
-                weights = weights.astype(float)
-        self.weights = jnp.asarray(weights)
+        self.weights = jnp.asarray(finite_reals(weights))
         self.pre, self.post = ends
         if not (self.pre.ndim == 1 and self.pre.shape == self.post.shape == self.weights.shape):
             raise ValueError(
