@@ -12,6 +12,11 @@ def contract(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
+def matmul(a: Array, b: Array) -> Array:
+    """`jnp.matmul` at full precision, likewise."""
+    return jnp.matmul(a, b, precision=HIGHEST)
+
+
 def as_complex(x: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
     """Real numbers as complex ones, without promotion of their precision."""
     return jax.lax.complex(x, jnp.zeros_like(x))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import matmul
 from neurofield._types import RealScalar
 
 from ._checks import is_hermitian, require
@@ -43,15 +43,11 @@ def _heat_kernel_jvp(primals, tangents):
     # (e^-a - e^-b) / (b - a) from the smaller exponent, so that nothing overflows.
     slope = jnp.where(gap > 1e-8, -jnp.expm1(-safe) / safe, 1 - gap / 2)
     slope = -time * jnp.maximum(decay[:, None], decay[None]) * slope
-    rotated = _matmul(_matmul(vectors.conj().T, change), vectors)
-    moved = _matmul(_matmul(vectors, slope.astype(vectors.dtype) * rotated), vectors.conj().T)
+    rotated = matmul(matmul(vectors.conj().T, change), vectors)
+    moved = matmul(matmul(vectors, slope.astype(vectors.dtype) * rotated), vectors.conj().T)
     drift = _assemble(vectors, -values * decay)
     return _assemble(vectors, decay), moved + drift * dtime.astype(drift.dtype)
 
 
 def _assemble(vectors: Array, values: Array) -> Array:
-    return _matmul(vectors * values[None].astype(vectors.dtype), vectors.conj().T)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)
+    return matmul(vectors * values[None].astype(vectors.dtype), vectors.conj().T)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import matmul
 from neurofield._types import PRNGKey
 
 from ._sparse_laplacian import SparseLaplacian
@@ -28,7 +28,7 @@ class Modes(eqx.Module):
     found: Bool[Array, " mode"]
 
     def project_out(self, x: Array) -> Array:
-        return x - _matmul(self.vectors, _matmul(self.vectors.conj().T, x))
+        return x - matmul(self.vectors, matmul(self.vectors.conj().T, x))
 
 
 def low_modes(key: PRNGKey, laplacian: SparseLaplacian, num_modes: int, num_steps: int) -> Modes:
@@ -54,9 +54,9 @@ def low_modes(key: PRNGKey, laplacian: SparseLaplacian, num_modes: int, num_step
         """The best eigenpairs in a span, and their residuals."""
         basis, _ = jnp.linalg.qr(laplacian.without_null(vectors))
         image = _by_blocks(laplacian.product, basis, BLOCK)
-        inner = _matmul(basis.conj().T, image)
+        inner = matmul(basis.conj().T, image)
         values, rotation = jnp.linalg.eigh((inner + inner.conj().T) / 2)
-        vectors, image = _matmul(basis, rotation), _matmul(image, rotation)
+        vectors, image = matmul(basis, rotation), matmul(image, rotation)
         residual = jnp.linalg.norm(image - vectors * values[None].astype(vectors.dtype), axis=0)
         return values, vectors, residual
 
@@ -196,7 +196,3 @@ def _single(x: Array) -> Array:
 
 def _scale(factor: Array, x: Array) -> Array:
     return x * factor.astype(x.dtype)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import matmul
 from neurofield._results import RESULTS, choose
 from neurofield._types import RealScalar
 
@@ -51,10 +51,10 @@ def latent_var(
 
     def step(state):
         point, ahead, momentum, _, count = state
-        slope = _matmul(ahead[0] + ahead[1], shrunk) - lagged
+        slope = matmul(ahead[0] + ahead[1], shrunk) - lagged
         sparse = _soft(ahead[0] - slope / curvature, l1 / curvature)
         left, values, right = jnp.linalg.svd(ahead[1] - slope / curvature, full_matrices=False)
-        low_rank = _matmul(left * jnp.maximum(values - nuclear / curvature, 0)[None], right)
+        low_rank = matmul(left * jnp.maximum(values - nuclear / curvature, 0)[None], right)
         new = jnp.stack([sparse, low_rank])
         residual = curvature * jnp.max(jnp.abs(new - ahead))
         back = jnp.sum((new - ahead) * (new - point)) < 0
@@ -134,8 +134,4 @@ def _soft(x: Array, bound: Array) -> Array:
 
 
 def _compose(vectors: Array, values: Array) -> Array:
-    return _matmul(vectors * values[None], vectors.T)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)
+    return matmul(vectors * values[None], vectors.T)

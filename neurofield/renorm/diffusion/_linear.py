@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import matmul
 from neurofield._types import RealScalar
 
 
@@ -31,7 +31,7 @@ def whitened_graph(
     whiten = _inverse_root(_shrunk(correlation, shrink))
     active = jnp.diag(correlation) > 0
     # Eigenvectors leave a rounding error where there should be nothing.
-    return jnp.where(active[:, None] & active[None], _matmul(_matmul(whiten, lagged), whiten), 0)
+    return jnp.where(active[:, None] & active[None], matmul(matmul(whiten, lagged), whiten), 0)
 
 
 def partial_correlation(
@@ -58,19 +58,15 @@ def _shrunk(correlation: Array, shrink: RealScalar) -> Array:
 def _inverse_root(matrix: Array) -> Array:
     """A^-1/2; its derivative is regular where eigenvalues coincide (Daleckii and Krein)."""
     values, vectors = jnp.linalg.eigh(matrix)
-    return _matmul(vectors / jnp.sqrt(values)[None], vectors.T)
+    return matmul(vectors / jnp.sqrt(values)[None], vectors.T)
 
 
 @_inverse_root.defjvp
 def _inverse_root_jvp(primals, tangents):
     values, vectors = jnp.linalg.eigh(primals[0])
     root = jnp.sqrt(values)
-    change = _matmul(_matmul(vectors.T, tangents[0]), vectors)
+    change = matmul(matmul(vectors.T, tangents[0]), vectors)
     # (a^-1/2 - b^-1/2) / (a - b) without the difference.
     slope = -1 / (root[:, None] * root[None] * (root[:, None] + root[None]))
-    tangent = _matmul(_matmul(vectors, slope * change), vectors.T)
-    return _matmul(vectors / root[None], vectors.T), tangent
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)
+    tangent = matmul(matmul(vectors, slope * change), vectors.T)
+    return matmul(vectors / root[None], vectors.T), tangent

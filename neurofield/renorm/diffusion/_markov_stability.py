@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._numerics import HIGHEST
+from neurofield._numerics import matmul
 from neurofield._types import RealScalar
 
 from ._heat_kernel import heat_kernel
@@ -29,8 +29,8 @@ def markov_stability(
     """
     flow, law = walk_flow(diffusion_weights(graph), time)
     assignment = jnp.asarray(assignment, flow.dtype)
-    kept = _matmul(assignment.T, _matmul(flow, assignment))
-    return jnp.trace(kept) - jnp.sum(_matmul(law, assignment) ** 2)
+    kept = matmul(assignment.T, matmul(flow, assignment))
+    return jnp.trace(kept) - jnp.sum(matmul(law, assignment) ** 2)
 
 
 def walk_flow(
@@ -42,7 +42,3 @@ def walk_flow(
     root = jnp.where(law > 0, jnp.sqrt(jnp.where(law > 0, law, 1)), 0)
     kernel = heat_kernel(laplacian(weights, "normalised"), time)
     return root[:, None] * kernel * root[None], law
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=HIGHEST)

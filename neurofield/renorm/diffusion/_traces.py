@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from neurofield._numerics import contract
 from neurofield._types import PRNGKey
 
 from ._lanczos import BLOCK, Modes, Run, lanczos
@@ -85,7 +86,7 @@ def _traces_backward(residuals, cotangents, perturbed, inputs, key, modes, num_b
     by_time = by_time + jnp.sum(jax.vmap(pulled)(nodes, share, rest)[1], axis=0)
     # f'(L) z in the Krylov basis.
     slopes, _ = jax.vmap(pulled)(nodes, jnp.ones_like(nodes), rest)
-    weights = jnp.einsum("psk,pk->ps", vectors, vectors[:, 0] * slopes * norm[:, None])
+    weights = contract("psk,pk->ps", vectors, vectors[:, 0] * slopes * norm[:, None])
     weights = weights.reshape(num_blocks, BLOCK, num_steps)
 
     def by_entries(left: Array, right: Array) -> SparseLaplacian:
