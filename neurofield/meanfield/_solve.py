@@ -14,20 +14,11 @@ from neurofield._results import RESULTS, choose
 from neurofield.network import Network, check_network
 
 from ._analytic import analytic, diffusion
+from ._courses import marched, relaxed, world_means
 from ._diagnostics import measure_diagnostics
 from ._fixed_point import fixed_point
-from ._intensity import (
-    noise_by_lag,
-    noise_two_time,
-    output_noise,
-    two_time,
-    variances,
-    with_gradient,
-)
-from ._march import Marched, march
-from ._relaxation import relax
+from ._intensity import with_gradient
 from ._response import measure_responses, still_fields
-from ._score import scored_mean, scored_second, stream_score
 from ._shared import pooled_shared, sample_shared, shared_sweep
 from ._solution import Solution
 from ._stationary import (
@@ -173,10 +164,10 @@ def solve(
         result, stats, moments = RESULTS.successful, {}, None
         worlds = (num_worlds, nested)
         if method == "march":
-            found = _marched(theory, keys, num_steps, per_replica, *worlds, steps, jitter)
+            found = marched(theory, keys, num_steps, per_replica, *worlds, steps, jitter)
         else:
             rtol = (1e-6 if smooth else 1e-4) if rtol is None else rtol
-            found, error, sweeps = _relaxed(
+            found, error, sweeps = relaxed(
                 theory, keys, num_steps, per_replica, *worlds, steps, jitter, rtol, max_steps
             )
             result = _settled(error, rtol)
@@ -309,94 +300,6 @@ def _start(initial: Solution, theory: Theory, num_lags: int, num_replicas: int) 
 
 
 @eqx.filter_jit
-def _marched(
-    theory: Theory, keys, num_steps, num_paths, num_worlds, nested, window, jitter
-) -> dict[str, Array]:
-    """Moments of each replica's march, `[replica, ...]`."""
-    block = min(max(round(math.sqrt(num_steps)), 4), num_steps)
-    padded = -(-num_steps // block) * block
-    width = max(padded - block, block) if window is None else -(-window // block) * block
-
-    def one(key):
-        marched = march(
-            key,
-            theory,
-            padded,
-            num_paths,
-            window=width,
-            block=block,
-            jitter=jitter,
-            num_worlds=num_worlds,
-            nested=nested,
-        )
-        return _two_time_moments(theory, marched, num_steps, window, nested, num_worlds)
-
-    return jax.lax.map(one, keys)
-
-
-@eqx.filter_jit
-def _relaxed(
-    theory: Theory, keys, num_steps, num_paths, num_worlds, nested, window, jitter, rtol, max_steps
-) -> tuple[dict[str, Array], Array, Array]:
-    """Moments of each replica's relaxation, and how it ended."""
-
-    def one(key):
-        marched, end = relax(
-            key,
-            theory,
-            num_steps,
-            num_paths,
-            jitter=jitter,
-            rtol=rtol,
-            max_steps=max_steps,
-            num_worlds=num_worlds,
-            nested=nested,
-        )
-        found = _two_time_moments(theory, marched, num_steps, window, nested, num_worlds)
-        return found, end.error, end.steps
-
-    return jax.lax.map(one, keys)
-
-
-def _two_time_moments(
-    theory: Theory,
-    marched: Marched,
-    num_steps: int,
-    window: int | None,
-    nested: bool,
-    num_worlds: int,
-) -> dict[str, Array]:
-    """What the paths of one replica give; at lags up to the window if there is one."""
-    x, y = marched.x[:, :num_steps], marched.y[:, :num_steps]
-    score = None if marched.score is None else marched.score[:, :num_steps]
-    lags = num_steps if window is None else min(window, num_steps)
-    cut = None if window is None else lags
-    mean_x, mean_y = scored_mean(x, score), scored_mean(y, stream_score(theory, score))
-    second_x = _two_time(x, cut, score)
-    second_y = _two_time(y, cut, stream_score(theory, score))
-    if theory.expected:
-        own = output_noise(theory, x, lags)
-        second_x = second_x + (two_time(own) if cut is None else own)
-    if marched.noise is not None:
-        values = variances(theory, x)
-        if cut is None:
-            second_y = second_y + noise_two_time(marched.noise, values)
-        else:
-            second_y = second_y + noise_by_lag(marched.noise, values, lags)
-    found = {
-        "mean": mean_x,
-        "covariance": second_x - _outer(mean_x, cut),
-        "input_mean": theory.input_mean(mean_y),
-        "input_covariance": theory.input_covariance(second_y, _outer(mean_y, cut)),
-    }
-    if nested:
-        means = _world_means(theory, jnp.moveaxis(x, 1, 0), num_worlds)  # [T, P, world]
-        means = means - jnp.mean(means, axis=2)[:, :, None]
-        found["population_covariance"] = contract("tpw,sqw->pqts", means, means) / (num_worlds - 1)
-    return found
-
-
-@eqx.filter_jit
 def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
     """Moments of each replica's stationary state, and how its iteration ended."""
 
@@ -450,7 +353,7 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
             if responses.stream is not None:
                 found["stream_response"] = responses.stream / theory.dt
         if sampling.nested:
-            means = _world_means(theory, sampled.x, sampling.num_worlds)
+            means = world_means(theory, sampled.x, sampling.num_worlds)
             found["population_covariance"] = _cross_covariance(means, sampling.num_lags)
         return found, moments, end.error, end.steps, own
 
@@ -460,34 +363,6 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
         found["shared_covariance"] = shared.field
         found["population_covariance"] = shared.population
     return found, moments, error, steps
-
-
-def _two_time(
-    x: Float[Array, "row time path"], lags: int | None, score: Array | None = None
-) -> Array:
-    """<x(t) x(t')>, `[row, time, time]`; with `lags`, <x(t) x(t - lag)>, `[row, time, lag]`."""
-    if lags is None:
-        return scored_second(x, score)
-    padded = jnp.pad(x, ((0, 0), (lags - 1, 0), (0, 0)))
-
-    def one(lag):
-        earlier = jax.lax.dynamic_slice_in_dim(padded, lags - 1 - lag, x.shape[1], axis=1)
-        return scored_mean(x * earlier, score)
-
-    return jnp.moveaxis(jax.lax.map(one, jnp.arange(lags, dtype=jnp.int32)), 0, -1)
-
-
-def _outer(mean: Float[Array, "row time"], lags: int | None) -> Array:
-    if lags is None:
-        return mean[:, :, None] * mean[:, None, :]
-    return _two_time(mean[:, :, None], lags)
-
-
-def _world_means(theory: Theory, x: Float[Array, "time row path"], num_worlds: int) -> Array:
-    """The mean of each population in each world, over as many paths as it has neurons."""
-    worlds = x.reshape(x.shape[0], x.shape[1], num_worlds, -1)
-    means = [jnp.mean(worlds[:, i, :, :size], axis=-1) for i, size in enumerate(theory.sizes)]
-    return jnp.stack(means, axis=1)
 
 
 def _cross_covariance(means: Float[Array, "time row world"], num_lags: int) -> Array:
