@@ -13,7 +13,7 @@ from scipy import stats
 
 from neurofield.network import simulate
 
-from ._observables import Observables, observe, predict_observables
+from ._observables import Observables, measure_cvs, observe, predict_observables
 from ._solution import Solution
 
 _LIMIT = 4.0
@@ -72,20 +72,24 @@ def check(
     bin_width: float | None = None,
     lags: Sequence[int] | None = None,
     times: Sequence[float] | None = None,
+    window: float | None = None,
 ) -> Check:
     """Simulate the network of a solution several times, and compare.
 
     Each of `num_networks` networks has its own connections and noise. Compared are means, the
     variance of the neurons' means, covariances of single neurons over time and of the population
-    means; of a solution that is a course in time, the means and covariances over neurons at some
-    times. A finite network shifts its own rates for good (see `Diagnostics.finite_size`), which the
-    spread between networks knows of.
+    means, and CVs of interspike intervals; of a solution that is a course in time, the means and
+    covariances over neurons at some times. A finite network shifts its own rates for good (see
+    `Diagnostics.finite_size`), which the spread between networks knows of.
 
     - `duration`, `warm_up`: seconds of each simulation; by default 10 and 1 times the longest lag
       of the solution, or as long as it.
     - `bin_width`: seconds, by default 1 ms, or `dt` if longer.
     - `lags`: in bins, of the covariances of single neurons; by default six up to a quarter of the
       solution's.
+    - `window`: seconds of the stretches of CVs (see `Observables`); by default as long as the
+      paths of the solution or the simulations, whichever is shorter. Closed forms and nested worlds
+      have none.
     - `times`: seconds, ends of bins of a course that are compared; by default six.
 
     Host function. Raises `ValueError` for fewer than two networks and what `simulate` refuses.
@@ -100,7 +104,11 @@ def check(
         lead = round((last if warm_up is None else warm_up) / width) * width
         reach = max(int(last / width) // 4, 1)
         lags = _spread_out(reach) if lags is None else tuple(lags)
-        expected = predict_observables(solution, lags, bin_width=width)
+        window = _window(solution, span, width) if window is None else window
+        key, paths_key = jax.random.split(key)
+        expected = predict_observables(
+            solution, lags, bin_width=width, window=window, key=paths_key
+        )
         predicted, spread, names = _rows(expected, solution.names)
     else:
         span, lead = last if duration is None else duration, 0.0
@@ -127,13 +135,21 @@ def check(
             assert lags is not None
             flags = [kind != "spike" for kind in kinds.values()]
             measured = observe(rows, width, tuple(lags), flags)
+            if window is not None:
+                found, known = measure_cvs(rows, width, window)
+                measured["interval_cv"] = jnp.where(known, found, jnp.nan)
             shape: Any = {"lags": tuple(lags), "bin_width": width, "labels": solution.names}
             shaped = Observables(**measured, error=None, **shape)  # pyright: ignore
             networks.append(_rows(shaped, solution.names)[0])
         else:
             scale = [1 / width if kind == "spike" else 1.0 for kind in kinds.values()]
             networks.append(_course_of(rows, scale, places)[: len(predicted)])
-    return _compared(predicted, spread, names, np.stack(networks), _groups(solution), span)
+    simulated = np.stack(networks)
+    # Neurons that do not spike have no intervals.
+    known = np.isfinite(spread) & ~np.isnan(simulated).any(axis=0)
+    names = tuple(name for name, keep in zip(names, known, strict=True) if keep)
+    parts = (predicted[known], spread[known], names, simulated[:, known])
+    return _compared(*parts, _groups(solution), span)
 
 
 def _compared(predicted, spread, names, networks, num_groups: int, duration: float) -> Check:
@@ -168,6 +184,7 @@ def _rows(found: Observables, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
     def flat(x: Observables) -> np.ndarray:
         above = np.triu_indices(len(names))
         parts = [x.rate, x.rate_variance, x.autocovariance, x.population_covariance[above]]
+        parts += [] if x.interval_cv is None else [x.interval_cv]
         return np.concatenate([np.asarray(part, float).ravel() for part in parts])
 
     labels = [f"mean {n}" for n in names] + [f"variance of means {n}" for n in names]
@@ -175,8 +192,17 @@ def _rows(found: Observables, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
         f"covariance {n}, {1e3 * lag * found.bin_width:g} ms" for n in names for lag in found.lags
     ]
     labels += [f"population covariance {a} {b}" for i, a in enumerate(names) for b in names[i:]]
+    labels += [] if found.interval_cv is None else [f"CV of intervals {n}" for n in names]
     values = flat(found)
     return values, flat(found.error) if found.error else np.zeros_like(values), tuple(labels)
+
+
+def _window(solution: Solution, span: float, width: float) -> float | None:
+    """Of paths and simulations alike, if there are spikes and paths."""
+    spikes = any(p.neuron.kind == "spike" for p in solution.network.populations)
+    if not spikes or solution.replicas is None or solution.order == "nested":
+        return None
+    return int(min(span, dict(solution.settings)["duration"]) / width + 1e-6) * width
 
 
 def _groups(solution: Solution) -> int:

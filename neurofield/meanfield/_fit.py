@@ -18,7 +18,7 @@ from neurofield.network import Network
 from neurofield.statistics import Statistics
 
 from ._check import Check
-from ._observables import FIELDS, Observables, predict_observables
+from ._observables import Observables, measured_fields, predict_observables
 from ._solve import solve
 from ._statistics import statistics
 from ._surface import Data, search
@@ -131,6 +131,8 @@ def fit(
       means (`statistics.measure(raster, num_lags, populations=True)`), with errors; populations in
       the network's order.
     - `use`: the fields that are fitted; by default those that `measured` has but the spectrum.
+      `"interval_cv"`, of `measure_observables(..., window=...)`, is counted on sampled spikes and
+      has no derivative: with it `"auto"` is `"surface"`, and `"forward"` is refused.
     - `duration`, `dt`, `key`, `solve_options`: of `solve`.
     - `predict_fn`: from a network to the fields used, in place of `solve`, such as the closed form
       of a neuron's rates.
@@ -164,7 +166,7 @@ def fit(
     if unknown:
         raise ValueError(f"spec has {unknown}, which are not in start.")
     types = {name: (spec or {}).get(name, Scaled(x)) for name, x in values.items()}
-    known = FIELDS if isinstance(measured, Observables) else _STATISTICS
+    known = measured_fields(measured) if isinstance(measured, Observables) else _STATISTICS
     use = tuple(_default_use(measured) if use is None else use)
     wrong = [name for name in use if name not in known or getattr(measured, name) is None]
     if wrong or not use:
@@ -175,6 +177,13 @@ def fit(
             f"measured is of populations {list(measured.labels)}, the network of "
             f"{list(first.names)}: they must be the same."
         )
+    sampled = "interval_cv" in use and predict_fn is None
+    if sampled and derivative == "forward":
+        raise ValueError(
+            "interval_cv is counted on sampled spikes and has no derivative: leave it out of use, "
+            'or take derivative="surface".'
+        )
+    measured = _of_spikes(measured, first)
     target, error, labels = _data(measured, use)
     known, apart = target, _apart(measured, use)
     if reference is not None:
@@ -190,6 +199,8 @@ def fit(
         at = None
     options = {"method": None, "duration": duration, "dt": dt, "response": False}
     options |= dict(solve_options or {})
+    if sampled and derivative == "auto":
+        derivative = "surface"
     found = None
     if predict_fn is None and derivative != "surface":
         found = solve(first, key=key, **options)
@@ -232,10 +243,9 @@ def fit(
         if at is not None:
             target = target + _predict(network_fn(at), problem, key)[0]
         if found is not None:
-            own = _predicted(found, use, problem.shape, errors=True)
+            _, own, theirs = _predicted(found, use, problem.shape, key)
             if own is not None:
                 error = jnp.hypot(error, jnp.where(jnp.isfinite(error), own, 0))
-            theirs = _deviations(found, measured, use)
             apart = apart if apart is None or theirs is None else jnp.concatenate([apart, theirs])
         problem = dataclasses.replace(problem, target=target, error=error)
         free, residual, jacobian, result, steps = _search(
@@ -379,8 +389,11 @@ def _predict(network: Network, problem: _Problem, key: PRNGKeyArray) -> tuple[Ar
         found = problem.predict_fn(network)
         return _join([found[name] for name in problem.use]), None
     solution = solve(network, key=key, **problem.options)
-    theirs = _predicted(solution, problem.use, problem.shape, errors=True)
-    return _predicted(solution, problem.use, problem.shape), theirs
+    predicted, error, _ = _predicted(solution, problem.use, problem.shape, key)
+    if error is not None:
+        # Of neurons that are silent nothing follows for intervals.
+        predicted = jnp.where(jnp.isinf(error), jnp.nan, predicted)
+    return predicted, error
 
 
 @eqx.filter_jit
@@ -447,7 +460,7 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
     residual, jacobian = _linearised(free, problem, types, names)
     if not np.isfinite(residual).all() or not np.isfinite(jacobian).all():
         raise ValueError("the theory has no finite prediction or derivative at the start.")
-    damping, result, steps = 1e-3, RESULTS.nonlinear_max_steps_reached, 0
+    damping, growth, result, steps = 1e-3, 2.0, RESULTS.nonlinear_max_steps_reached, 0
     while steps < max_steps:
         steps += 1
         information = contract("rf,rg->fg", jacobian, jacobian)
@@ -459,17 +472,20 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
             result = RESULTS.singular
             break
         there = jnp.stack([types[n].forward(free[i] + move[i]) for i, n in enumerate(names)])
-        better, new, theirs = False, residual, jacobian
+        share, new, theirs = -math.inf, residual, jacobian
         # Far out on a logarithmic scale there are no numbers left.
         if bool(jnp.isfinite(there).all()):
             new, theirs = _linearised(free + move, problem, types, names)
-            less = bool(jnp.sum(new**2) < jnp.sum(residual**2))
-            better = less and bool(jnp.isfinite(theirs).all())
+            if bool(jnp.isfinite(new).all() & jnp.isfinite(theirs).all()):
+                expected = damping * contract("f,fg,g->", move, scale, move) - slope @ move
+                share = float((jnp.sum(residual**2) - jnp.sum(new**2)) / expected)
+        better = share > 0
         if better:
             free, residual, jacobian = free + move, new, theirs
-            damping /= 10
+            # By how well the decrease was foreseen (Nielsen 1999): no see-saw along curved valleys.
+            damping, growth = damping * max(1 / 10, 1 - (2 * share - 1) ** 3), 2.0
         else:
-            damping *= 10
+            damping, growth = damping * growth, 2 * growth
         # A step that is short because it is damped tells nothing.
         if length < rtol and (better or damping < 1):
             result = RESULTS.successful
@@ -485,7 +501,7 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
 
 def _default_use(measured: Observables | Statistics) -> list[str]:
     if isinstance(measured, Observables):
-        return list(FIELDS)
+        return list(measured_fields(measured))
     return ["rate", "lagged"] if measured.lagged is not None else ["rate"]
 
 
@@ -516,16 +532,20 @@ def _apart(measured: Any, use: tuple[str, ...]) -> Array | None:
     return jax.vmap(lambda *x: _join(x))(*(measured.deviations[name] for name in use))
 
 
-def _deviations(found: Any, measured: Any, use: tuple[str, ...]) -> Array | None:
-    """The same of a solution."""
-    if not isinstance(measured, Observables):
-        return None
-    return _apart(predict_observables(found, measured.lags, bin_width=measured.bin_width), use)
+def _of_spikes(measured: Observables | Statistics, network: Network) -> Any:
+    """Without the intervals of what does not spike."""
+    if not isinstance(measured, Observables) or measured.interval_cv is None:
+        return measured
+    if measured.error is None:
+        return measured
+    spiking = jnp.asarray([population.neuron.kind == "spike" for population in network.populations])
+    error = jnp.where(spiking, measured.error.interval_cv, jnp.inf)
+    return eqx.tree_at(lambda m: m.error.interval_cv, measured, error)
 
 
 def _shape(measured: Observables | Statistics) -> tuple[Any, ...]:
     if isinstance(measured, Observables):
-        return ("observables", measured.lags, measured.bin_width)
+        return ("observables", measured.lags, measured.bin_width, measured.window)
     length = None
     if measured.frequency is not None:
         length = round(1 / (float(measured.frequency[1]) * measured.bin_width))
@@ -533,23 +553,27 @@ def _shape(measured: Observables | Statistics) -> tuple[Any, ...]:
     return ("statistics", num_lags, length, measured.bin_width)
 
 
-def _predicted(solution, use: tuple[str, ...], shape: tuple[Any, ...], errors: bool = False) -> Any:
+def _predicted(
+    solution, use: tuple[str, ...], shape: tuple[Any, ...], key: PRNGKeyArray
+) -> tuple[Array, Array | None, Array | None]:
+    """Predictions, their errors, and the deviations that make these up, as far as known."""
     if shape[0] == "observables":
-        found = predict_observables(solution, shape[1], bin_width=shape[2])
-        if errors:
-            return None if found.error is None else _join([getattr(found.error, n) for n in use])
-    else:
-        length = shape[2] if "spectrum" in use else None
-        found = statistics(solution, num_lags=shape[1], segment_length=length, bin_width=shape[3])
-        if errors:
-            each = [getattr(found, f"{n}_error") for n in use]
-            if each[0] is None:
-                return None
-            # As the data: half of the variance of a modulus in each of its parts.
-            parts = [e if n != "spectrum" else jax.lax.complex(e, e) * 0.5**0.5
-                     for n, e in zip(use, each, strict=True)]  # fmt: skip
-            return _join(parts)
-    return _join([getattr(found, n) for n in use])
+        window = shape[3] if "interval_cv" in use else None
+        found = predict_observables(solution, shape[1], bin_width=shape[2], window=window, key=key)
+        values, apart = _join([getattr(found, n) for n in use]), _apart(found, use)
+        if found.error is None:
+            return values, None, apart
+        return values, _join([getattr(found.error, n) for n in use]), apart
+    length = shape[2] if "spectrum" in use else None
+    found = statistics(solution, num_lags=shape[1], segment_length=length, bin_width=shape[3])
+    values = _join([getattr(found, n) for n in use])
+    each = [getattr(found, f"{n}_error") for n in use]
+    if each[0] is None:
+        return values, None, None
+    # As the data: half of the variance of a modulus in each of its parts.
+    parts = [e if n != "spectrum" else jax.lax.complex(e, e) * 0.5**0.5
+             for n, e in zip(use, each, strict=True)]  # fmt: skip
+    return values, _join(parts), None
 
 
 def _flatten(

@@ -1,9 +1,12 @@
 """Sample paths of single neurons from the law of a solution, and what is measured on them."""
 
+import dataclasses
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from neurofield.network import Intervals
 
@@ -48,6 +51,8 @@ def sample_paths(
             'paths are drawn from a stationary solution: solve with method="stationary".'
         )
     theory = build_theory(solution.network, solution.dt)
+    if solution.order == "shared":
+        theory = dataclasses.replace(theory, shared=())  # the fields hold the shared noise already
     warm_up = float(solution.time[-1]) if warm_up is None else warm_up
     num_steps, num_warm = whole_steps("duration", duration, theory.dt), round(warm_up / theory.dt)
     law = Fields(solution.input_mean, solution.input_covariance, solution.input_quenched)
@@ -73,17 +78,20 @@ def path_rates(paths: Paths) -> Float[Array, "population path"]:
 
 def path_intervals(paths: Paths) -> Intervals:
     """Interspike intervals of each path, `[population, path]`, as `simulate(intervals=True)`."""
-    spikes = paths.output > 0
+    return counted_intervals(paths.output > 0, paths.dt, paths.output.dtype)
+
+
+def counted_intervals(spikes: Bool[Array, "*shape time"], dt: float, dtype: Any) -> Intervals:
+    """Of those that begin and end within the steps of `dt` seconds, `[...]`."""
     length = _since_last(spikes)
     ended = (length > 0) & spikes
-    dtype = paths.output.dtype
     value = jnp.where(ended, length, 0).astype(dtype)
     count = jnp.sum(ended, axis=-1).astype(dtype)
     mean = jnp.sum(value, axis=-1) / jnp.maximum(count, 1)
     deviation = jnp.where(ended, value - mean[..., None], 0)
     variance = jnp.sum(deviation**2, axis=-1) / jnp.maximum(count - 1, 1)
     cv = jnp.sqrt(variance) / jnp.where(mean > 0, mean, 1)
-    return Intervals(count, mean * paths.dt, cv)
+    return Intervals(count, mean * dt, cv)
 
 
 def interval_density(
