@@ -19,7 +19,7 @@ from scipy.stats import qmc
 from neurofield.fit import RESULTS
 
 # Half the width of the box in standard errors, and what it may change by from round to round.
-_WIDTH, _LEAST, _MOST = 3.5, 0.5, 2.0
+_WIDTH, _LEAST, _MOST = 3.5, 0.25, 2.0
 # The largest box, relative to the first.
 _LARGEST = 1.5
 # Points of each round for each coefficient.
