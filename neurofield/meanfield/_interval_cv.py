@@ -80,21 +80,21 @@ def sampled_cvs(key: PRNGKeyArray, solution: Solution, window: float, bin_width:
     num_replicas = settings["num_replicas"]
     num_paths = settings["num_paths"] / num_replicas * min(1.0, duration / window)
     sampling = Sampling(length * steps, warm_up, num_lags, max(round(num_paths), 2))
-    laws = [solution.replicas[f"input_{name}"] for name in ("mean", "covariance", "quenched")]
+    laws = tuple(solution.replicas[f"input_{name}"] for name in ("mean", "covariance", "quenched"))
     keys = jax.random.split(key, num_replicas)
-    dynamic, static = eqx.partition((theory, Fields(*laws)), eqx.is_inexact_array)
+    dynamic, static = eqx.partition((theory, laws), eqx.is_inexact_array)
     theory, laws = eqx.combine(_without_derivative(dynamic), static)
     return _sampled(keys, theory, laws, sampling, steps)
 
 
 @eqx.filter_jit
-def _sampled(keys, theory: Theory, laws: Fields, sampling: Sampling, steps: int) -> Tally:
+def _sampled(keys, theory: Theory, laws: tuple, sampling: Sampling, steps: int) -> Tally:
     kinds = np.asarray([population.neuron.kind == "spike" for population in theory.populations])
     spiking = np.flatnonzero(kinds)
 
     def one(args):
         own, law = args
-        x = sample(own, theory, law, sampling).x[:, spiking]
+        x = sample(own, theory, Fields(*law), sampling).x[:, spiking]
         bins = jnp.any(x.reshape(-1, steps, *x.shape[1:]) > 0, axis=1)
         return summed(tally(jnp.moveaxis(bins, 0, -1), bins.shape[0], theory.dtype))
 

@@ -50,7 +50,7 @@ class PathOutput(eqx.Module):
 
     values: tuple[Float[Array, " path"], ...]
     intensities: tuple[Float[Array, " path"] | None, ...]
-    inputs: tuple[Float[Array, "channel path"], ...]
+    inputs: tuple[Float[Array, "_ path"], ...]  # [channel, path]
 
 
 def init_paths(
