@@ -7,6 +7,7 @@ expectation, whatever the bias, and its limit for long stretches is the mean CV 
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -58,9 +59,8 @@ def summed(found: Tally) -> Tally:
 def sampled_cvs(key: PRNGKeyArray, solution: Solution, window: float, bin_width: float) -> Tally:
     """Of paths of `window` seconds from the law of each replica of a solution, `[replica, pop.]`.
 
-    As many steps as a sweep of the solution, but for longer windows fewer paths. Zero for
-    populations that do not spike. Raises `ValueError` for solutions without replicas or of nested
-    worlds, and `TypeError` under differentiation.
+    As many paths as of the solution. Zero for populations that do not spike. Raises `ValueError`
+    for solutions without replicas or of nested worlds, and `TypeError` under differentiation.
     """
     if solution.replicas is None or solution.input_quenched is None or solution.order == "nested":
         raise ValueError(
@@ -78,10 +78,12 @@ def sampled_cvs(key: PRNGKeyArray, solution: Solution, window: float, bin_width:
     num_lags = solution.input_covariance.shape[-1]
     warm_up = max(round((duration / 5 if before is None else before) / theory.dt), num_lags)
     num_replicas = settings["num_replicas"]
-    num_paths = settings["num_paths"] / num_replicas * min(1.0, duration / window)
-    sampling = Sampling(length * steps, warm_up, num_lags, max(round(num_paths), 2))
+    # Parts of as many steps as a sweep of the solution, which fit into memory as it does.
+    parts = math.ceil(window / duration)
+    num_paths = math.ceil(settings["num_paths"] / (num_replicas * parts))
+    sampling = Sampling(length * steps, warm_up, num_lags, max(num_paths, 2))
     laws = tuple(solution.replicas[f"input_{name}"] for name in ("mean", "covariance", "quenched"))
-    keys = jax.random.split(key, num_replicas)
+    keys = jax.random.split(key, (num_replicas, parts))
     dynamic, static = eqx.partition((theory, laws), eqx.is_inexact_array)
     theory, laws = eqx.combine(_without_derivative(dynamic), static)
     return _sampled(keys, theory, laws, sampling, steps)
@@ -94,9 +96,14 @@ def _sampled(keys, theory: Theory, laws: tuple, sampling: Sampling, steps: int) 
 
     def one(args):
         own, law = args
-        x = sample(own, theory, Fields(*law), sampling).x[:, spiking]
-        bins = jnp.any(x.reshape(-1, steps, *x.shape[1:]) > 0, axis=1)
-        return summed(tally(jnp.moveaxis(bins, 0, -1), bins.shape[0], theory.dtype))
+
+        def part(own):
+            x = sample(own, theory, Fields(*law), sampling).x[:, spiking]
+            bins = jnp.any(x.reshape(-1, steps, *x.shape[1:]) > 0, axis=1)
+            return summed(tally(jnp.moveaxis(bins, 0, -1), bins.shape[0], theory.dtype))
+
+        found = jax.lax.map(part, own)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=x.dtype), found)
 
     found = jax.lax.map(one, (keys, laws))
     shape = (keys.shape[0], len(kinds))

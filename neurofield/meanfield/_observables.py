@@ -69,7 +69,7 @@ def predict_observables(
 
     - `bin_width`: seconds, by default 1 ms, or `dt` if longer.
     - `window`: seconds; with it, `interval_cv` is counted on paths drawn by `key` from the law of
-      the solution, which takes as long as one sweep of the solution.
+      the solution, as many as the solution has: one more sweep, if it is as long as `duration`.
 
     Differentiable, without `window`: with it, `TypeError`. Raises `ValueError` for a solution that
     is not stationary, lags or bins that it does not have, a `window` that is no multiple of the
