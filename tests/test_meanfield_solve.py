@@ -152,7 +152,7 @@ def test_the_same_key_gives_the_same_solution_whatever_is_traced():
         ({"key": None}, "draws paths"),
         ({"num_replicas": 1}, "num_replicas must lie between 2"),
         ({"method": "analytic"}, "does not cover this network"),
-        ({"method": "march", "order": "shared"}, "is for stationary states"),
+        ({"method": "relaxation", "order": "shared"}, "is for stationary states"),
         ({"max_lag": 1.5}, "half of duration"),
         ({"dt": 0.3}, "must be a whole number"),
     ],

@@ -165,13 +165,15 @@ def _diagnosed(solution: meanfield.Solution) -> dict[str, Any] | None:
     found = solution.diagnostics
     if found is None:
         return None
-    parts = {key: getattr(found, key) for key in ("clipped", "skewness", "shared_share")}
+    names = ("clipped", "least_pivot", "skewness", "shared_share")
+    parts = {key: getattr(found, key) for key in names if getattr(found, key) is not None}
     fields = [" ".join(field) for field in solution.fields]
     return {
-        "leading_gain": finite(found.leading_gain),
+        "leading_gain": None if found.gain is None else finite(found.leading_gain),
         "stable": None if found.stable is None else bool(found.stable),
         **{
-            key: {f: finite(float(v)) for f, v in zip(fields, np.asarray(x), strict=True)}
+            # Of courses in time, the mean over it.
+            key: {f: finite(float(np.mean(v))) for f, v in zip(fields, np.asarray(x), strict=True)}
             for key, x in parts.items()
         },
     }

@@ -32,38 +32,49 @@ from ._theory import Theory
 class Diagnostics(eqx.Module):
     """What limits a solution. `None` where the method does not give it.
 
-    - `mean_error`: `[population]`, standard error of the mean output over its modulus.
+    Of courses in time (a march or relaxation), `*time` is there: `mean_error`, `clipped`,
+    `least_pivot` and `skewness` always, `causality` where no window cuts the past off, except at
+    order "nested", and, if the response was asked for too, `finite_size` and `shared_share`. Of
+    stationary solutions all but `least_pivot`. Of both, the last four from `diagnose`.
+
+    - `mean_error`: `[population, *time]`, standard error of the mean output over its modulus.
     - `clipped`: `[field]`, share of the input's power at frequencies where its estimate was
-      negative, and set to zero.
-    - `skewness`: `[field]`, of the recurrent input as a leaky integrator of the neuron's `tau`
-      (10 ms for one that has none) sees it, over neurons and time: 0 of the Gaussian that is
-      assumed; that of K inputs goes as 1 / sqrt(K). NaN for connections whose third cumulant is not
-      known here.
+      negative, and set to zero; of courses, share of the steps at which the past leaves less open
+      of the input than `jitter` adds.
+    - `least_pivot`: `[field]`, the least share of the input's variance at a step that its past
+      leaves open, `jitter` included: below it the covariance was not positive definite.
+    - `skewness`: `[field, *time]`, of the recurrent input as a leaky integrator of the neuron's
+      `tau` (10 ms for one that has none) sees it, over neurons and time: 0 of the Gaussian that is
+      assumed; that of K inputs goes as 1 / sqrt(K). Where expectations are transmitted, of those
+      alone. NaN for connections whose third cumulant is not known here.
     - `gain`: `[population, population]`, change of the mean output of one population (first index)
       per change of that of another, by all their synapses, at frequency zero; `gain_error`.
-    - `finite_size`: `[population, population]`, covariance of the mean outputs of finite networks
-      over the draws of their connections and of their heterogeneity.
-    - `shared_share`: `[field]`, share of the fluctuations at frequency zero that a field would owe
-      to the finite sizes, which neurons of a population share; leading order takes it to be small.
+    - `finite_size`: `[population, population, *time]`, covariance of the mean outputs of finite
+      networks over the draws of their connections and of their heterogeneity; of courses, over
+      their noise as well, at each time.
+    - `shared_share`: `[field, *time]`, share of the fluctuations at frequency zero, of courses of
+      the variance at each time, that a field would owe to the finite sizes, which neurons of a
+      population share; leading order takes it to be small.
     - `stable`: whether no fluctuation of the population means grows, at any frequency;
       `least_determinant`: the smallest modulus of det(1 - R W) over frequencies, close to 0 near an
       instability; `crossing_frequency`: hertz, of the oscillation that sets in first, or has (0 for
       a drift). See `stability`, which has all of it. `None` without a response.
     - `causality`: the largest modulus of the z-scores of correlations of outputs with what is new
       in later inputs, of which there are none in truth; `causality_expected`: the median of the
-      largest of as many normal numbers. `None` without a response.
+      largest of as many normal numbers. `None` without a response (stationary).
     - `half_step`, `more_paths`: `[population]`, changes of the mean output at half the step, and
       with twice the paths and other random numbers; from `diagnose`. `half_step_error`,
       `more_paths_error`.
     """
 
-    mean_error: Float[Array, "population"] | None = None
+    mean_error: Float[Array, "population *time"] | None = None
     clipped: Float[Array, "field"] | None = None
-    skewness: Float[Array, "field"] | None = None
+    least_pivot: Float[Array, "field"] | None = None
+    skewness: Float[Array, "field *time"] | None = None
     gain: Float[Array, "population population"] | None = None
     gain_error: Float[Array, "population population"] | None = None
-    finite_size: Float[Array, "population population"] | None = None
-    shared_share: Float[Array, "field"] | None = None
+    finite_size: Float[Array, "population population *time"] | None = None
+    shared_share: Float[Array, "field *time"] | None = None
     stable: Bool[Array, ""] | None = None
     least_determinant: Float[Array, ""] | None = None
     crossing_frequency: Float[Array, ""] | None = None
@@ -82,9 +93,12 @@ class Diagnostics(eqx.Module):
         return float(np.linalg.eigvals(np.asarray(self.gain)).real.max())
 
     @property
-    def shift(self) -> Float[Array, "population"] | None:
+    def shift(self) -> Float[Array, "population *time"] | None:
         """How far one finite network's mean may be from the solution: one standard deviation."""
-        return None if self.finite_size is None else jnp.sqrt(jnp.diagonal(self.finite_size))
+        if self.finite_size is None:
+            return None
+        own = jnp.diagonal(self.finite_size, axis1=0, axis2=1)
+        return jnp.sqrt(jnp.maximum(jnp.moveaxis(own, -1, 0), 0))
 
     def __str__(self) -> str:
         shown = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -117,14 +131,18 @@ def path_statistics(theory: Theory, sampled: Sampled) -> dict[str, Array]:
     seen = {}
     for p, _ in theory.fields:
         if p not in seen:
-            tau = jnp.mean(jnp.asarray(getattr(theory.populations[p].neuron, "tau", 0.01)))
-            seen[p] = _filtered_moments(sampled.y, tau, theory.dt)
+            seen[p] = _filtered_moments(sampled.y, neuron_time(theory, p), theory.dt)
     return {
         "slope": slope,
         "slope_error": jnp.sqrt(rest / jnp.maximum(variance, tiny)),
         "stream": jnp.mean(sampled.y, axis=(0, 2)),
         "moments": jnp.stack([seen[p] for p, _ in theory.fields]),
     }
+
+
+def neuron_time(theory: Theory, population: int) -> Array:
+    """Seconds over which a neuron sums its input; 10 ms where it has no `tau`."""
+    return jnp.mean(jnp.asarray(getattr(theory.populations[population].neuron, "tau", 0.01)))
 
 
 def diagnose_paths(

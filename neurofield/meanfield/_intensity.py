@@ -24,7 +24,7 @@ from ._theory import Stream, Theory
 GRADIENTS = ("pathwise", "intensity", "score", "surrogate", "none")
 
 
-def with_gradient(theory: Theory, gradient: str | None, nested: bool) -> Theory:
+def with_gradient(theory: Theory, gradient: str | None, order: str) -> Theory:
     """The theory with its paths as an estimator needs them, the best one by default.
 
     Raises `ValueError` for unknown names, and for what the neurons do not allow.
@@ -41,17 +41,20 @@ def with_gradient(theory: Theory, gradient: str | None, nested: bool) -> Theory:
         if gradient not in (None, "pathwise", "none"):
             raise ValueError(f'gradient={gradient!r}: rate neurons are smooth, take "pathwise".')
         return _renewed(theory, {}, "pathwise")
-    refused = _refused(theory, random, nested)
+    refused = _refused(theory, random, order == "nested")
     if gradient is None:
         modes = {getattr(theory.populations[i].neuron, "spike_gradient", None) for i in random}
         gradient = "intensity" if refused is None else modes.pop() if len(modes) == 1 else "none"
         gradient = gradient if gradient in GRADIENTS else "none"
-        gradient = "none" if nested and gradient == "score" else gradient
-    if gradient == "score" and nested:
-        raise ValueError(
-            'gradient="score": paths of a world act on each other, which the causal score of '
-            'single paths leaves out; take order="leading".'
-        )
+        gradient = "none" if order != "leading" and gradient == "score" else gradient
+    if gradient == "score" and order != "leading":
+        why = {
+            "nested": "paths of a world act on each other, which the causal score of single paths "
+            "leaves out",
+            "shared": "the spectra of single neurons and their responses, which shared covariances "
+            "are made of, have no score here",
+        }
+        raise ValueError(f'gradient="score": {why[order]}; take order="leading".')
     if gradient == "intensity":
         if refused is not None:
             raise ValueError(f'gradient="intensity": {refused}')
@@ -277,6 +280,31 @@ def noise_two_time(
     found = contract("stj,srj->str", response * _arrivals(noise, values)[:, None], response)
     start = noise.start[:, :num]
     return found + noise.initial[:, None, None] * start[:, :, None] * start[:, None, :]
+
+
+def noise_across(
+    theory: Theory, noise: OwnNoise, values: Float[Array, "stream time"]
+) -> Float[Array, "stream time time"]:
+    """<n_x(t) n_y(t')> of each stream y and the output x of its source, in their units."""
+    num = values.shape[1]
+    step = jnp.arange(num, dtype=jnp.int32)
+    before = jnp.concatenate([noise.initial[:, None], values[:, :-1]], axis=1)
+    innovation = values - noise.memory[:, None] ** 2 * before
+    ago = step[:, None] - step[None]
+    rows = []
+    for s, stream in enumerate(theory.streams):
+        memory = noise.memory[s]
+        spikes = theory.populations[stream.source].neuron.kind == "spike"
+        power = jnp.where(ago > 0, memory ** jnp.maximum(ago, 1).astype(theory.dtype), 1)
+        held = jnp.where(ago >= 0, power, 0)
+        response = noise.response[s, :num].at[0].set(0)
+        sent = jnp.convolve(response, noise.spread[s])[:num]
+        sent = jnp.where(ago >= 0, sent[jnp.maximum(ago, 0)], 0)
+        row = contract("tj,j,sj->ts", held, innovation[s], sent)
+        begin = memory ** (step + 1).astype(theory.dtype)
+        row = row + noise.initial[s] * begin[:, None] * noise.start[s, :num][None]
+        rows.append(row / theory.dt if spikes else row)
+    return jnp.stack(rows)
 
 
 def _arrivals(noise: OwnNoise, values: Float[Array, "stream time"]) -> Array:

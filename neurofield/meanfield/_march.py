@@ -29,6 +29,7 @@ class Marched(eqx.Module):
     - `score`: zero with the derivative of the log-probability of what was emitted up to each step,
       where that is the estimator (`_score`).
     - `noise`: that of the streams given their input, where expectations are transmitted.
+    - `left`: the share of each field's variance that its past leaves open, `jitter` included.
     """
 
     x: Float[Array, "population time path"]
@@ -36,6 +37,7 @@ class Marched(eqx.Module):
     h: Float[Array, "field time path"]  # the fields without their means and without shared input
     score: Float[Array, "population time path"] | None
     noise: OwnNoise | None
+    left: Float[Array, "field time"]
 
 
 class _Past(eqx.Module):
@@ -75,10 +77,12 @@ def march(
     jitter: float,
     num_worlds: int = 1,
     nested: bool = False,
+    shared: Float[Array, "field time path"] | None = None,
 ) -> Marched:
     """Draw `num_worlds` x `num_paths` paths over `num_steps` steps, a multiple of `block`.
 
     `nested`: paths of a world share its fluctuation of the population means; see `_paths`.
+    `shared`: what each path receives beside the fields of the equations (eq. 9).
     """
     total = num_worlds * num_paths
     scored = theory.gradient == "score"
@@ -129,7 +133,9 @@ def march(
         pivot = nugget(variance, jitter) - jnp.sum(cross**2, axis=1) - jnp.sum(inner**2, axis=1)
         # Rounding alone can bring the pivot below the nugget.
         least = nugget(variance, jitter) - variance
-        pivot = jnp.sqrt(jnp.where(pivot > least / 2, pivot, jax.lax.stop_gradient(least)))
+        pivot = jnp.where(pivot > least / 2, pivot, jax.lax.stop_gradient(least))
+        left = pivot / nugget(variance, jitter)
+        pivot = jnp.sqrt(pivot)
         z = field_noise(jax.random.fold_in(noise_key, step), theory, (total,), nested)
         weights = _solve(lower, cross, transposed=True)
         h = contract("fw,fwm->fm", weights, past.h) + contract("fb,fbm->fm", inner, now.z)
@@ -138,6 +144,8 @@ def march(
             fields = h + world_input(theory, y, num_worlds)
         else:
             fields = h + theory.input_mean(mean_y)[:, None]
+        if shared is not None:
+            fields = fields + jnp.take(shared, step, axis=1)
         place = jnp.where(jnp.arange(block, dtype=jnp.int32) == j, 1, 0).astype(theory.dtype)
         row = inner + pivot[:, None] * place[None]
         now = _Block(
@@ -156,7 +164,7 @@ def march(
             after = variances(theory, values)
             arrivals = emit(noise, emitted.arrivals, step, emitted.variance, after)
             emitted = _Emitted(None, arrivals, after)
-        return (paths, now, emitted), (values, y, h, emitted.score)
+        return (paths, now, emitted), (values, y, h, emitted.score, left)
 
     @partial(jax.checkpoint)
     def one_block(carry: tuple[PathState, _Past, _Emitted], first: Array):
@@ -174,7 +182,7 @@ def march(
             jnp.zeros((num_fields, block, block), theory.dtype),
         )
         steps = first + jnp.arange(block, dtype=jnp.int32)
-        (paths, now, emitted), (x, y, h, score) = jax.lax.scan(
+        (paths, now, emitted), (x, y, h, score, left) = jax.lax.scan(
             partial(rows, past, lower), (paths, now, emitted), steps
         )
         y, h = jnp.moveaxis(y, 0, 1), jnp.moveaxis(h, 0, 1)
@@ -195,12 +203,12 @@ def march(
             both[:, block:, block:],
         )
         score = None if score is None else jnp.moveaxis(score, 0, 1)
-        return (paths, past, emitted), (jnp.moveaxis(x, 0, 1), y, h, score)
+        return (paths, past, emitted), (jnp.moveaxis(x, 0, 1), y, h, score, left.T)
 
     firsts = jnp.arange(0, num_steps, block, dtype=jnp.int32)
-    _, (x, y, h, score) = jax.lax.scan(one_block, (paths, past, emitted), firsts)
+    _, (x, y, h, score, left) = jax.lax.scan(one_block, (paths, past, emitted), firsts)
     score = None if score is None else _joined(score)
-    return Marched(_joined(x), _joined(y), _joined(h), score, noise)
+    return Marched(_joined(x), _joined(y), _joined(h), score, noise, _joined(left))
 
 
 def nugget(variance: Array, jitter: float) -> Array:
@@ -214,7 +222,7 @@ def _solve(lower: Array, b: Array, transposed: bool = False) -> Array:
     return jax.vmap(lambda a, v: solve_triangular(a, v, trans=trans, lower=True))(lower, b)
 
 
-def _joined(blocks: Float[Array, "block row step path"]) -> Float[Array, "row time path"]:
+def _joined(blocks: Float[Array, "block row step *path"]) -> Float[Array, "row time *path"]:
     moved = jnp.moveaxis(blocks, 0, 1)
     num_blocks, block = moved.shape[1:3]
-    return moved.reshape(moved.shape[0], num_blocks * block, moved.shape[-1])
+    return moved.reshape(moved.shape[0], num_blocks * block, *moved.shape[3:])

@@ -116,8 +116,9 @@ def _sweep(
     x, y, h = (jnp.moveaxis(v, 0, 1) for v in (x, y, h))
     if score is not None:
         score = jnp.moveaxis(score, 0, 1)
-    found = stream_moments(theory, Marched(x, y, h, score, noise))
-    return Marched(x, y, h, score, noise), found
+    pivots = jnp.diagonal(lower, axis1=1, axis2=2) ** 2
+    marched = Marched(x, y, h, score, noise, pivots / nugget(diagonal, jitter))
+    return marched, stream_moments(theory, marched)
 
 
 def stream_moments(theory: Theory, marched: Marched) -> TwoTime:

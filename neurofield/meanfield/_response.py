@@ -313,11 +313,14 @@ def _times(a: Array, b: Array) -> Array:
 
 
 @cache
-def _hats(num_lags: int) -> np.ndarray:
-    """`[lag, node]`: piecewise linear functions of the lag, 1 at their own node."""
+def _hats(num_lags: int, growth: float = 0.05) -> np.ndarray:
+    """`[lag, node]`: piecewise linear functions of the lag, 1 at their own node.
+
+    Nodes are a step apart, or the share `growth` of their lag.
+    """
     nodes = [0.0]
     while nodes[-1] < num_lags:
-        nodes.append(nodes[-1] + max(1.0, round(0.05 * nodes[-1])))
+        nodes.append(nodes[-1] + max(1.0, round(growth * nodes[-1])))
     nodes[-1] = float(num_lags)
     unit = np.eye(len(nodes))
     lag = np.arange(num_lags)

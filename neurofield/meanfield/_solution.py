@@ -26,21 +26,24 @@ class Solution(eqx.Module):
     - `quenched`: `[population]`, its limit at long lags: the variance of the neurons' own means;
       `None` if not stationary.
     - `input_mean`, `input_covariance`, `input_quenched`: the same of the fields.
-    - `shared_covariance`: `[field, field, lag]`, of what all neurons of a population receive alike,
-      from the finite sizes and shared noise; `None` at leading order.
-    - `population_covariance`: `[population, population, lag]`, or `[population, population, time,
-      time]`: of the population means; `None` at leading order.
+    - `shared_covariance`: `[field, field, lag]`, or `[field, field, time, time]`, of what all
+      neurons of a population receive alike, from the finite sizes and shared noise; `None` at
+      leading order.
+    - `population_covariance`: `[population, population, lag]`, over time, or `[population,
+      population, time, time]`, over networks, each with connections and noise of its own: of the
+      population means; `None` at leading order.
     - `response`: `[field, lag]`, change of the mean output at a step per unit of the field at the
-      step `lag` earlier, as a density in time (1/s); `None` where it was not asked for.
-    - `variance_response`: `[field, lag]`, the same per unit of variance of the field, where that
+      step `lag` earlier, as a density in time (1/s), or `[field, time, time]`, at the first time
+      per unit of the field at the second, zero if that is later; `None` where it was not asked for,
+      with a `window`, and at order "nested".
+    - `variance_response`: of the same shape, the same per unit of variance of the field, where that
       follows the means at once (binary neurons, spikes through `Delta`); else `None`.
     - `stream_response`: `[stream, field, lag]`, of what plastic synapses transmit; else `None`.
     - `*_error`: standard errors, over independent groups of paths; `None` for closed forms.
     - `replicas`: the estimates above of each independent group of paths, `[replica, ...]` by name,
       from whose spread the errors are; `None` for closed forms.
-    - `diagnostics`: see `Diagnostics`; `None` of closed forms and of courses in time, which are
-      exact in their steps but for `jitter`. `result`, `stats`: how the solution ended, and whether
-      its numbers are finite.
+    - `diagnostics`: see `Diagnostics`; `None` of closed forms. `result`, `stats`: how the solution
+      ended, and whether its numbers are finite.
     - `settings`: how `solve` was called, where it drew paths (static).
     """
 
@@ -61,9 +64,9 @@ class Solution(eqx.Module):
     shared_covariance_error: Float[Array, "field field *times"] | None
     population_covariance: Float[Array, "population population *times"] | None
     population_covariance_error: Float[Array, "population population *times"] | None
-    response: Float[Array, "field lag"] | None
-    response_error: Float[Array, "field lag"] | None
-    variance_response: Float[Array, "field lag"] | None
+    response: Float[Array, "field *times"] | None
+    response_error: Float[Array, "field *times"] | None
+    variance_response: Float[Array, "field *times"] | None
     stream_response: Float[Array, "stream field lag"] | None
     moments: Moments | None  # of the streams, `[replica, ...]`: where a new solve can start
     diagnostics: Any

@@ -14,7 +14,7 @@ from neurofield._results import RESULTS, choose
 from neurofield.network import Network, check_network
 
 from ._analytic import analytic, diffusion
-from ._courses import marched, relaxed, world_means
+from ._courses import Plan, solve_course, world_means
 from ._diagnostics import measure_diagnostics
 from ._fixed_point import fixed_point
 from ._intensity import with_gradient
@@ -88,7 +88,10 @@ def solve(
     - `"leading"`: populations are infinite; the fluctuations of neurons are independent.
     - `"shared"`: populations have their sizes, to first order in 1 / N: fluctuations of their means
       and shared noise, which all neurons feel, follow from linear response and are part of every
-      neuron's input. Stationary states only.
+      neuron's input. Stationary states, and marches without a window, of which what is shared
+      includes by how much networks differ for good (see `Solution`): some marches, each with the
+      shared input that the last one gave, until it changes by less than `rtol` of a field's
+      variance.
     - `"nested"`: populations have their sizes. Worlds of as many paths as the largest population
       has neurons feel the fluctuations of their own population means, to all orders.
 
@@ -102,7 +105,8 @@ def solve(
       branch where there are several).
     - `rtol`: relative change of the moments at which the iteration ends, 1e-5 for rates and 2e-3
       for spikes and binary states by default; `max_steps`, `damping`: of the iteration.
-    - `response`: whether to measure the linear response of the neurons (stationary states).
+    - `response`: whether to measure the linear response of the neurons, and what follows from it.
+      Smooth neurons are differentiated, of courses in time along 64 paths of each group.
     - `jitter`: relative white noise that keeps covariances positive definite.
     - `white`: give the recurrent input the power that it has at frequency zero at all frequencies
       (stationary states at leading order): what its colour does is the difference.
@@ -128,7 +132,7 @@ def solve(
     """
     network = check_network(network, dt)
     theory = build_theory(network, dt)
-    closed = plain = None
+    closed = plain = diagnostics = None
     if white and (method not in (None, "stationary") or order != "leading"):
         raise ValueError(
             'white=True is for stationary states at leading order: take method="stationary" and '
@@ -143,10 +147,10 @@ def solve(
         if closed is not None:
             method = "diffusion" if method == "diffusion" else "analytic"
             return _closed_solution(network, theory, closed, method, throw)
-    theory = dataclasses.replace(with_gradient(theory, gradient, order == "nested"), white=white)
+    theory = dataclasses.replace(with_gradient(theory, gradient, order), white=white)
     if method is None:
         method = "march" if depends_on_time(network) and not white else "stationary"
-    _check(network, theory, method, order, key, num_paths, num_replicas)
+    _check(network, theory, method, order, key, num_paths, num_replicas, window)
     assert key is not None
     num_steps = whole_steps("duration", duration, dt)
     size = max(theory.sizes)
@@ -160,18 +164,25 @@ def solve(
     if method != "stationary":
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
-        steps = None if window is None else whole_steps("window", window, dt)
+        rtol_of = {"march": 1e-3, "relaxation": 1e-6 if smooth else 1e-4}
+        plan = Plan(
+            method,
+            num_steps,
+            per_replica,
+            num_worlds,
+            nested,
+            None if window is None else whole_steps("window", window, dt),
+            jitter,
+            rtol_of[method] if rtol is None else rtol,
+            max_steps,
+        )
+        found, diagnostics, error, steps = solve_course(
+            theory, network, keys, plan, order, response
+        )
         result, stats, moments = RESULTS.successful, {}, None
-        worlds = (num_worlds, nested)
-        if method == "march":
-            found = marched(theory, keys, num_steps, per_replica, *worlds, steps, jitter)
-        else:
-            rtol = (1e-6 if smooth else 1e-4) if rtol is None else rtol
-            found, error, sweeps = relaxed(
-                theory, keys, num_steps, per_replica, *worlds, steps, jitter, rtol, max_steps
-            )
-            result = _settled(error, rtol)
-            stats = {"error": error, "num_sweeps": sweeps}
+        if method == "relaxation" or order == "shared":
+            result = _settled(error, plan.rtol)
+            stats = {"error": error, "num_sweeps": steps}
     else:
         num_warm = whole_steps(
             "warm_up", duration / 5 if warm_up is None else warm_up, dt, rounded=True
@@ -204,6 +215,10 @@ def solve(
     finite = all_finite(found)
     result = choose(finite, result, RESULTS.nonfinite)
     if throw:
+        # Only what all ask for: derivatives of responses cost nothing unless they are used.
+        aside = {
+            name: found.pop(name) for name in ("response", "variance_response") if name in found
+        }
         found = eqx.error_if(
             found,
             result != RESULTS.successful,
@@ -211,6 +226,7 @@ def solve(
             "are not finite). Raise max_steps or num_paths, lower damping, start from the solution "
             "of a weaker coupling (initial=), or take throw=False and look at `result`, `stats`.",
         )
+        found |= aside
     settings = {
         **{"duration": duration, "dt": dt, "method": method, "order": order},
         **{"num_paths": num_paths, "num_replicas": num_replicas, "warm_up": warm_up},
@@ -224,12 +240,7 @@ def solve(
         # Fields of this order hold the shared noise already.
         quiet = dataclasses.replace(theory, shared=()) if order == "shared" else theory
         diagnostics = measure_diagnostics(keys, quiet, network, found, moments, plain)
-        solution = eqx.tree_at(lambda s: s.diagnostics, solution, diagnostics, is_leaf=_is_none)
-    return solution
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
+    return dataclasses.replace(solution, diagnostics=diagnostics)
 
 
 def _settled(error: Array, rtol: float) -> RESULTS:
@@ -237,7 +248,7 @@ def _settled(error: Array, rtol: float) -> RESULTS:
     return choose(jnp.max(error) <= rtol, yes, no)
 
 
-def _check(network, theory, method, order, key, num_paths, num_replicas):
+def _check(network, theory, method, order, key, num_paths, num_replicas, window):
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is not one of {_METHODS}.")
     if method in ("analytic", "diffusion"):
@@ -263,8 +274,13 @@ def _check(network, theory, method, order, key, num_paths, num_replicas):
             "noise shared by whole populations moves their means, which leading order does not "
             'follow: take order="shared" or order="nested".'
         )
-    if method != "stationary" and order == "shared":
-        raise ValueError('order="shared" is for stationary states: take order="nested".')
+    if order == "shared" and (method == "relaxation" or window is not None):
+        raise ValueError(
+            'order="shared" is for stationary states and marches without a window: take those, or '
+            'order="nested".'
+        )
+    if order == "shared" and method == "march" and not theory.fields:
+        raise ValueError('neurons without recurrent input share none: take order="leading".')
 
 
 def _num_lags(duration: float, dt: float, max_lag: float | None) -> int:

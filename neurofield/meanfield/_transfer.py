@@ -74,6 +74,11 @@ def _response(solution: Solution) -> Float[Array, "field lag"]:
         raise ValueError(
             'the solution has no response: solve with method="stationary" and response=True.'
         )
+    if not solution.stationary:
+        raise ValueError(
+            "this solution is a course in time, whose response has two times and no frequency: "
+            'solve with method="stationary", or look at its `response`.'
+        )
     return solution.response
 
 
