@@ -136,6 +136,41 @@ def test_escape_of_strong_weights_and_none(escaping):
         escape(*(jnp.zeros((1, 1)),) * 3, **runaway, rate=one, hazard="linear")
 
 
+@pytest.mark.slow
+def test_escape_of_strong_inhibition():
+    """Rates that coupling lowers tenfold: half-coupled neurons would differ without bound.
+
+    Truth: energy conservation and bracketed roots in SciPy, bench/peers/meanfield_scipy.py. These
+    networks have other states too, of neurons that differ by a multiple of their mean.
+    """
+
+    def numbers(rate, width, drive, weight):
+        one, cell = jnp.ones(1), {"tau": 0.02, "threshold": 15.0}
+        found = escape(
+            200 * weight * one[None],
+            190 * weight**2 * one[None],
+            0 * one[None],
+            drive=drive * one,
+            width=width * one,
+            rate=rate * one,
+            hazard="exponential",
+            **{name: x * one for name, x in cell.items()},
+        )
+        return jnp.concatenate([found.mean, found.sd])
+
+    points = jnp.asarray(
+        [[10, 4, 25, -1.0], [10, 4, 25, -1.2], [40, 4.5, 27, -0.2], [80, 2.5, 31, -0.05]]
+    )
+    truth = [
+        [3.74948654, 1.02260062],
+        [3.29007911, 0.950889253],
+        [19.4400194, 4.84482013],
+        [81.831748, 45.1216699],
+    ]
+    found = jax.jit(jax.vmap(lambda point: numbers(*point)))(points)
+    np.testing.assert_allclose(found, truth, rtol=1e-8)
+
+
 def test_escape_exponential_uncoupled():
     """Under white noise alone: an Ornstein-Uhlenbeck voltage, all in closed form."""
     one = jnp.ones(1)

@@ -19,7 +19,7 @@ from ._lags import LowPass, at_zero, series
 
 _NUM_NODES = 56
 _LENGTH = 30.0  # of the lags, in time constants
-_NUM_STEPS = 8  # of the coupling
+_MAX_STEPS = 200  # of the coupling, from none to all
 _OUTPUTS = ("erf", "exponential", "rate", "linear")
 
 
@@ -148,24 +148,29 @@ class Equations(eqx.Module):
         temporal = filtered(temporal, self.white / (2 * self.tau**2))
         return self.pack(self.drive, self.static, temporal)
 
-    def residual(self, z: Array, filtered: LowPass, strength: Array) -> Array:
-        """Of the equations with all coupling times `strength`."""
+    def residual(self, z: Array, filtered: LowPass, strength: Array | float) -> Array:
+        """Of the equations with part of the coupling, all at the `strength` 2.
+
+        To 1 that of the means, from there that of the variances: before inhibition has lowered the
+        rates, neurons that differ may have no state at all.
+        """
+        level, spread = jnp.minimum(strength, 1), jnp.maximum(strength - 1, 0)
         voltage, frozen, temporal = self.unpack(z)
         # A trial step may leave the range where these are variances.
         frozen = jnp.maximum(frozen, 0)
         variance = jnp.maximum(frozen + at_zero(temporal), 0)
         nodes = jnp.concatenate([frozen[:, None] + temporal, frozen[:, None]], 1)
         bound = (variance + (1 - 1e-6) * self.output.width**2)[:, None]
-        y = strength * self.output.mean(voltage, variance)
-        second = strength * self.output.second(voltage, variance, jnp.clip(nodes, -bound, bound))
+        y = self.output.mean(voltage, variance)
+        second = self.output.second(voltage, variance, jnp.clip(nodes, -bound, bound))
         held = contract("ab,b->a", self.smooth, second[:, -1])
-        held = held - contract("ab,b->a", self.product, y**2) / strength
+        held = held - contract("ab,b->a", self.product, y**2)
         source = contract("ab,bk->ak", self.smooth, second[:, :-1] - second[:, -1:])
-        slope = (contract("ab,b->a", self.shot, y) + self.white) / (2 * self.tau**2)
+        slope = (spread * contract("ab,b->a", self.shot, y) + self.white) / (2 * self.tau**2)
         return z - self.pack(
-            self.drive + contract("ab,b->a", self.mean, y),
-            self.static + held,
-            filtered(source, slope),
+            self.drive + level * contract("ab,b->a", self.mean, y),
+            self.static + spread * held,
+            filtered(spread * source, slope),
         )
 
     def allowed(self, z: Array) -> Array:
@@ -184,9 +189,11 @@ def integrators(equations: Equations) -> Integrators:
     """
     dtype = equations.tau.dtype
     tolerance = 1e3 * float(jnp.finfo(dtype).eps)
-    full = jnp.ones((), dtype)
+    full = jnp.full((), 2, dtype)
 
-    def settle(z: Array, strength: Array) -> tuple[Array, None]:
+    def settle(z: Array, strength: Array, least: float) -> tuple[Array, Array]:
+        """By Newton's method; and the residual."""
+
         def improve(carry):
             z, _, count = carry
             value, jacobian = _value_and_jacobian(lambda z: residual(z, strength), z)
@@ -201,10 +208,27 @@ def integrators(equations: Equations) -> Integrators:
 
         def going(carry):
             _, error, count = carry
-            return (count < 25) & ~(error <= jnp.where(strength < 1, 1e-2, tolerance))
+            return (count < 25) & ~(error <= least)
 
         start = (z, jnp.full((), jnp.inf, dtype), jnp.int32(0))
-        return jax.lax.while_loop(going, improve, start)[0], None
+        z, error, _ = jax.lax.while_loop(going, improve, start)
+        return z, error
+
+    def strengthen(carry):
+        """Coupling by coupling; half the way where Newton's method fails or leaps elsewhere."""
+        z, strength, step, count = carry
+        target = jnp.minimum(strength + step, full)
+        # Not past the corner.
+        target = jnp.where(strength < 1, jnp.minimum(target, 1), target)
+        found, error = settle(z, target, 1e-2)
+        near = jnp.all(jnp.abs(found - z) <= 1 + 0.5 * jnp.max(jnp.abs(z)))
+        good = near & (error <= 1e-2)
+        z, strength = jnp.where(good, found, z), jnp.where(good, target, strength)
+        return z, strength, jnp.where(good, 1.5, 0.5).astype(dtype) * step, count + 1
+
+    def weak(carry):
+        _, strength, step, count = carry
+        return (strength < full) & (step > 1e-5) & (count < _MAX_STEPS)
 
     def residual(z: Array, strength: Array) -> Array:
         return fixed.residual(z, fixed_filter, strength)
@@ -212,8 +236,10 @@ def integrators(equations: Equations) -> Integrators:
     filtered = LowPass(equations.tau, equations.length, _NUM_NODES)
     # No derivative goes through the search, which would be traced twice.
     fixed, fixed_filter = jax.tree.map(jax.lax.stop_gradient, (equations, filtered))
-    strengths = (jnp.arange(_NUM_STEPS, dtype=dtype) + 1) / _NUM_STEPS
-    z, _ = jax.lax.scan(settle, fixed.uncoupled(fixed_filter), strengths)
+    start = fixed.uncoupled(fixed_filter)
+    zero = jnp.zeros((), dtype)
+    z, *_ = jax.lax.while_loop(weak, strengthen, (start, zero, full / 16, jnp.int32(0)))
+    z, _ = settle(z, full, tolerance)
     z, error = newton_step(lambda z: equations.residual(z, filtered, full), z)
     voltage, frozen, temporal = equations.unpack(z)
     variance = frozen + at_zero(temporal)
@@ -254,7 +280,8 @@ def escape(
     `drive`: mV; `white`: density of private white noise in the drive (mV^2 s), `static`: its
     variance over neurons (mV^2). Lags in seconds. To about 1e-9 in float64.
 
-    The state is the one that grows from the uncoupled network as the coupling is turned on.
+    The state is the one that grows from the uncoupled network as the coupling is turned on, first
+    that of means, then that of variances.
     `throw`: raise where there is none; else see `residual`. Raises `ValueError` for an unknown
     hazard. After van Meegen & van Albada (2021).
     """
