@@ -3,7 +3,8 @@
 By E[x(t) h(s)] = sum_u R(t, u) E[h(u) h(s)] for Gaussian h (Furutsu 1963, Novikov 1965), which is
 R = E[x z^T] L^-1 for h = L z: least squares of x(t) on the past of h, here over the paths at each t
 and among filters that grow smoother with the lag, without which the errors of single entries would
-drown their sums. Neurons that are smooth are differentiated instead.
+drown their sums. Neurons that are smooth are differentiated instead, along paths; and so are those
+whose spikes have a probability, each path weighted by the change of its own.
 """
 
 from functools import partial
@@ -18,9 +19,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from neurofield._numerics import contract
 from neurofield.network import Function
 
+from ._intensity import with_scores
 from ._march import nugget
 from ._paths import field_noise, init_paths, step_paths, stream_input
-from ._response import _PROBE, _hats, _is_gaussian, _sources, carries_variance, still_fields
+from ._response import _PROBE, _hats, _is_gaussian, _sources, carries_variance
+from ._score import step_scores
 from ._theory import Theory
 from ._transfer import plastic_streams, stream_kernels
 
@@ -97,6 +100,10 @@ def course_responses(
     varied = any(carries_variance(s) and kinds[s.source] != "rate" for s in theory.streams)
     if theory.gradient in ("pathwise", "intensity"):
         return _differentiated(key, theory, mean, h[:, :, :num_slopes], varied)
+    scored = with_scores(theory)
+    if scored is not None:
+        # Scores are noisier than derivatives of smooth neurons.
+        return _differentiated(key, scored, mean, h[:, :, : 4 * num_slopes], varied)
     return _regressed(key, theory, mean, h, covariance, varied, jitter)
 
 
@@ -133,16 +140,26 @@ def _differentiated(key, theory: Theory, mean, h, varied: bool) -> CourseRespons
     steps = jnp.arange(num_steps, dtype=jnp.int32)
     start_key, run_key, _ = jax.random.split(key, 3)
     start = init_paths(start_key, theory, h.shape[2])
+    sources = jnp.asarray(theory.sources, jnp.int32)
     fields = jnp.moveaxis(h + mean[:, :, None], 1, 0)
 
     def means(shift: Float[Array, "time field"]) -> tuple[Array, Array]:
-        def go(paths, now):
+        def go(carry, now):
+            paths, score = carry
             step, fields, shift = now
             y = stream_input(theory, paths)
             paths, output = step_paths(run_key, theory, paths, step, fields + shift[:, None])
-            return paths, (jnp.mean(jnp.stack(output.values), axis=1), jnp.mean(y, axis=1))
+            x = jnp.stack(output.values)
+            if score is None:
+                return (paths, None), (jnp.mean(x, axis=1), jnp.mean(y, axis=1))
+            pairs = zip(output.values, output.intensities, strict=True)
+            x = jnp.stack([v if i is None else i.astype(v.dtype) for v, i in pairs])
+            found = (_weighted(x, score), _weighted(y, score[sources]))
+            return (paths, score + step_scores(theory, output)), found
 
-        return jax.lax.scan(go, start, (steps, fields, shift))[1]
+        score = jnp.zeros((len(theory.populations), h.shape[2]), theory.dtype)
+        carry = (start, score if theory.gradient == "score" else None)
+        return jax.lax.scan(go, carry, (steps, fields, shift))[1]
 
     # Populations do not see each other's paths: their first fields are shaken at once, and so on.
     ranks = [sum(q == p for q, _ in theory.fields[:f]) for f, (p, _) in enumerate(theory.fields)]
@@ -177,30 +194,36 @@ def _differentiated(key, theory: Theory, mean, h, varied: bool) -> CourseRespons
     return CourseResponses(*gathered(0), *second)
 
 
+def _weighted(x: Float[Array, "row path"], score: Float[Array, "row path"]) -> Array:
+    """Means with derivatives of every order, `score` being zero with those of log-probabilities."""
+    base = jax.lax.stop_gradient(jnp.mean(x, axis=1))
+    return base + jnp.mean((x - base[:, None]) * jnp.exp(score), axis=1)
+
+
 def _regressed(
     key, theory: Theory, mean, h, covariance, varied: bool, jitter: float
 ) -> CourseResponses:
     num_steps, num_paths = h.shape[1:]
+    # Of a channel whose inputs are all Gaussian, the response to each is the same.
+    known = [
+        all(_is_gaussian(s) or isinstance(s, Function) for s in _sources(theory, p, channel))
+        for p, channel in theory.fields
+    ]
+    known = jnp.asarray(known)[:, None, None]
     driven = drive_course(key, theory, mean, h)
-    # Fields that do not fluctuate are shaken.
-    probes = still_fields(theory)
-    if probes:
-        size = jnp.sqrt(jnp.mean(driven.inputs**2, axis=(1, 2)))
-        still = jnp.asarray([f in probes for f in range(len(theory.fields))], h.dtype)
-        noise_key = jax.random.split(key, 5)[4]
-        noise = field_noise(noise_key, theory, (num_steps, num_paths), False)
-        h = h + (_PROBE * still * size)[:, None, None] * noise
-        driven = drive_course(key, theory, mean, h)
+    seen = _centred(jnp.where(known, driven.inputs, h))
+    # Where nothing moves, it is shaken.
+    size = jnp.mean(driven.inputs**2, axis=(1, 2))[:, None]
+    still = jnp.mean(seen**2, axis=2) < 1e-4 * size
+    probe = jnp.where(still, _PROBE**2 * size, 0)
+    noise_key = jax.random.split(key, 5)[4]
+    noise = field_noise(noise_key, theory, (num_steps, num_paths), False)
+    h = h + jnp.sqrt(probe)[:, :, None] * noise
+    covariance = covariance + probe[:, :, None] * jnp.eye(num_steps, dtype=h.dtype)[None]
+    driven = drive_course(key, theory, mean, h)
     owner = np.asarray([p for p, _ in theory.fields], np.int32)
     x = (driven.x if theory.expected else driven.intensity)[owner]
-    # Of a channel whose inputs are all Gaussian, the response to each is the same.
-    rows = []
-    for f, (p, channel) in enumerate(theory.fields):
-        known = all(
-            _is_gaussian(s) or isinstance(s, Function) for s in _sources(theory, p, channel)
-        )
-        rows.append(driven.inputs[f] if known else h[f])
-    seen = _centred(jnp.stack(rows))
+    seen = _centred(jnp.where(known, driven.inputs, h))
     gram = contract("rsm,rum->rsu", seen, seen) / num_paths
 
     def fitted(x: Array, h: Array, gram: Array) -> Array:
@@ -227,10 +250,6 @@ def _regressed(
     rows = []
     for f, (p, _) in enumerate(theory.fields):
         here = slice(f, f + 1)
-        if f in probes:
-            # Its variance does not follow the means: no weights vary.
-            rows.append(jnp.zeros_like(output[f]))
-            continue
         if theory.populations[p].neuron.kind == "binary":
             # As the input is used without memory, least squares on the squares solves for it.
             squares = _centred(seen[here] ** 2)

@@ -33,7 +33,7 @@ class Parts(eqx.Module):
     """
 
     responses: CourseResponses
-    own: tuple[Float[Array, "row row time time"], ...]
+    own: tuple[Float[Array, "_ _ time time"], ...]
     mean: Float[Array, "stream time"]
 
 
@@ -223,7 +223,7 @@ def _loops(theory: Theory, parts: Parts) -> tuple[list[Array], list[Array]]:
     return rows, noises
 
 
-def _rows(blocks: Float[Array, "a b time time"]) -> Float[Array, "row row"]:
+def _rows(blocks: Float[Array, "a b time time"]) -> Float[Array, "row column"]:
     a, b, num, _ = blocks.shape
     return jnp.swapaxes(blocks, 1, 2).reshape(a * num, b * num)
 

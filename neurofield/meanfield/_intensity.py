@@ -74,7 +74,23 @@ def with_gradient(theory: Theory, gradient: str | None, order: str) -> Theory:
             changed[i] = dataclasses.replace(neuron, spike_gradient=gradient)
     if gradient == "score":
         _check_scores(theory, changed)
+    if gradient == "none":
+        # What neurons ask for of themselves would be a part of the derivative, and silent.
+        for i in random:
+            neuron = theory.populations[i].neuron
+            if hasattr(neuron, "spike_gradient"):
+                changed[i] = dataclasses.replace(neuron, spike_gradient="error")
     return _renewed(theory, changed, gradient)
+
+
+def with_scores(theory: Theory) -> Theory | None:
+    """The theory with paths that know the probability of what they emit; `None` if it has none."""
+    if theory.expected:
+        return None
+    try:
+        return with_gradient(theory, "score", "leading")
+    except ValueError:
+        return None
 
 
 def _check_scores(theory: Theory, neurons: dict) -> None:
