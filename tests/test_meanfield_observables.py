@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from neurofield import meanfield, network
+from neurofield import statistics as st
 from neurofield.meanfield import measure_observables, predict_observables
 from neurofield.recording import Raster
 
@@ -277,3 +279,99 @@ def test_intervals_of_simulated_lif_neurons():
     assert found.quantity[-1] == "CV of intervals I"
     assert found.simulated[-1] == pytest.approx(found.predicted[-1], rel=0.15)
     assert found.error[-1] < 0.05 * found.predicted[-1]
+
+
+def test_intervals_have_no_derivative():
+    """A fit that goes by derivatives says so before it solves anything."""
+    raster = gamma_raster(np.random.default_rng(0), 0.5, 4.0, np.full(20, 20.0))
+    raster = Raster(raster.spikes, 1e-3, populations=raster.populations, population_names=("I",))
+    measured = measure_observables(raster, (0,), num_blocks=4, window=1.0)
+    arguments = (escape_network, TRUTH, measured, 0.5, 5e-4)
+    with pytest.raises(ValueError, match="no derivative"):
+        meanfield.fit(*arguments, key=jax.random.key(0), derivative="forward")
+    without = measure_observables(raster, (0,), num_blocks=4)
+    with pytest.raises(ValueError, match="use must be of what was measured"):
+        meanfield.fit(
+            *arguments[:2], without, *arguments[3:], key=jax.random.key(0), use=("interval_cv",)
+        )
+
+
+@pytest.mark.slow
+def test_fit_of_rates_and_intervals():
+    """Rates alone cannot tell the drive from the width of the threshold; with the CVs they do."""
+    rasters = [
+        network.simulate(
+            key, escape_network(TRUTH), 1.0, 5e-4, bin_width=1e-3, warm_up=0.2, num_lags=None
+        ).raster
+        for key in jax.random.split(jax.random.key(11), 4)
+    ]
+    measured = measure_observables(rasters, (0,), num_blocks=2, window=0.5)
+    options = {"num_paths": 512, "num_replicas": 4, "max_lag": 0.06, "method": "stationary"}
+    found = meanfield.fit(
+        escape_network, {"drive": 14.0, "width": 2.3}, measured, 0.4, 5e-4, key=jax.random.key(1),
+        use=("rate", "interval_cv"), solve_options=options | {"rtol": 1e-2}, max_steps=12,
+    )  # fmt: skip
+    assert found.fit.provenance["derivative"] == "surface"
+    assert found.residuals.quantity == ("rate 0", "interval_cv 0")
+    for name, truth in TRUTH.items():
+        value, error = float(found.value[name]), float(found.error[name])
+        assert abs(value - truth) < 4 * error
+        assert error < 0.1 * truth
+
+
+def memoryless_network(values):
+    """Excitation and inhibition; spikes leave the neurons as they are: smooth predictions."""
+    neuron = network.EscapeLIF(
+        tau=values["tau"], resets=False, hazard="erf", rate=100.0, threshold=15.0, width=4.0
+    )
+    drive, gain = network.Constant(14.0), values["gain"]
+    sources = {"E": (400, 40, 0.4), "I": (200, 20, -1.6)}
+    return network.Network(
+        [network.Population(p, neuron, sources[p][0], drive) for p in "EI"],
+        [
+            network.Projection(s, t, network.fixed_indegree(degree, weight * gain))
+            for t in "EI"
+            for s, (_, degree, weight) in sources.items()
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def memoryless_statistics():
+    """Of 10 simulated networks."""
+    truth = {"tau": jnp.asarray(0.02), "gain": jnp.asarray(1.0)}
+
+    @jax.jit
+    def spikes(key):
+        net = memoryless_network(truth)
+        return network.simulate(key, net, 2.0, 1e-3, warm_up=0.2, num_lags=None).raster.spikes
+
+    each = [np.asarray(spikes(key)) for key in jax.random.split(jax.random.key(0), 10)]
+    index = np.repeat([0, 1], [400, 200])
+    return [
+        st.measure(
+            Raster(x, 1e-3, populations=index, population_names=("E", "I")),
+            num_lags=6,
+            populations=True,
+            segment_length=32,
+        )
+        for x in each
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", [("rate", "spectrum"), ("lagged",)])
+def test_fits_of_spectra_and_pair_covariances(memoryless_statistics, use):
+    """Of population means, which hold the covariances of pairs; several networks' errors."""
+    options = {"num_paths": 256, "num_replicas": 4, "max_lag": 0.04, "method": "stationary"}
+    found = meanfield.fit(
+        memoryless_network, {"tau": 0.017, "gain": 1.15}, memoryless_statistics, 0.2, 1e-3,
+        key=jax.random.key(1), use=use, solve_options=options | {"order": "shared"},
+    )  # fmt: skip
+    assert found.fit.provenance["derivative"] == "forward"
+    for name, truth in (("tau", 0.02), ("gain", 1.0)):
+        value, error = float(found.value[name]), float(found.error[name])
+        assert abs(value - truth) < 4 * error
+        assert error < 0.2 * truth
+    # Both tails.
+    assert 1e-4 < stats.chi2.sf(float(found.chi_squared), found.freedom) < 1 - 1e-4

@@ -18,13 +18,12 @@ from neurofield.network import Network
 from neurofield.statistics import Statistics
 
 from ._check import Check
-from ._observables import Observables, measured_fields, predict_observables
+from ._fit_data import join, known_data, prediction
+from ._observables import Observables
 from ._solve import solve
-from ._statistics import statistics
 from ._surface import Data, search
 
 Values = dict[str, Float[Array, ""]]
-_STATISTICS = ("rate", "covariance", "lagged", "spectrum")
 # What has derivatives; predictions of spikes that reset are rough.
 _SMOOTH = ("pathwise", "intensity", "score", "implicit")
 
@@ -99,7 +98,7 @@ class _Problem(eqx.Module):
 def fit(
     network_fn: Callable[[Values], Network],
     start: Mapping[str, float],
-    measured: Observables | Statistics,
+    measured: Observables | Statistics | Sequence[Statistics],
     duration: float,
     dt: float,
     *,
@@ -110,7 +109,7 @@ def fit(
     derivative: str = "auto",
     step: float = 0.05,
     width: float = 0.15,
-    reference: tuple[Mapping[str, Any], Observables | Statistics] | None = None,
+    reference: tuple[Mapping[str, Any], Any] | None = None,
     max_steps: int = 24,
     rtol: float = 0.05,
     throw: bool = True,
@@ -120,7 +119,9 @@ def fit(
 
     Weighted least squares: each datum counts by the standard errors of the measurement and of the
     theory. The errors of the result know how those of `Observables` go together
-    (the sandwich of White 1982); data of `Statistics` are taken as independent.
+    (the sandwich of White 1982), and those of several `Statistics`, each of a network or stretch of
+    its own. Data of one `Statistics` are taken as independent, which neighbouring lags and
+    frequencies are not: there the errors are too small.
     What one finite network does differently from the next of its law is in neither
     (`Diagnostics.shift` tells how much), unless the errors are those between networks.
 
@@ -128,8 +129,8 @@ def fit(
     - `start`: their values at the start; they keep its sign and move on a logarithmic scale, unless
       `spec` gives another type of parameter (`fit.Interval(...)`, ...).
     - `measured`: `measure_observables(...)` of neurons by population, or `Statistics` of population
-      means (`statistics.measure(raster, num_lags, populations=True)`), with errors; populations in
-      the network's order.
+      means (`statistics.measure(raster, num_lags, populations=True)`), with errors, or several of
+      them, whose mean and spread count; populations in the network's order.
     - `use`: the fields that are fitted; by default those that `measured` has but the spectrum.
       `"interval_cv"`, of `measure_observables(..., window=...)`, is counted on sampled spikes and
       has no derivative: with it `"auto"` is `"surface"`, and `"forward"` is refused.
@@ -166,33 +167,22 @@ def fit(
     if unknown:
         raise ValueError(f"spec has {unknown}, which are not in start.")
     types = {name: (spec or {}).get(name, Scaled(x)) for name, x in values.items()}
-    known = measured_fields(measured) if isinstance(measured, Observables) else _STATISTICS
-    use = tuple(_default_use(measured) if use is None else use)
-    wrong = [name for name in use if name not in known or getattr(measured, name) is None]
-    if wrong or not use:
-        raise ValueError(f"use must be of what was measured, {known}, got {use}.")
     first = network_fn(values)
-    if tuple(measured.labels) != first.names:
-        raise ValueError(
-            f"measured is of populations {list(measured.labels)}, the network of "
-            f"{list(first.names)}: they must be the same."
-        )
-    sampled = "interval_cv" in use and predict_fn is None
+    known = known_data(measured, first, use)
+    sampled = "interval_cv" in known.use and predict_fn is None
     if sampled and derivative == "forward":
         raise ValueError(
             "interval_cv is counted on sampled spikes and has no derivative: leave it out of use, "
             'or take derivative="surface".'
         )
-    measured = _of_spikes(measured, first)
-    target, error, labels = _data(measured, use)
-    known, apart = target, _apart(measured, use)
+    target, error, apart = known.target, known.error, known.apart
     if reference is not None:
         values_there, simulated = reference
-        if set(values_there) != set(names) or _shape(simulated) != _shape(measured):
+        there = known_data(simulated, first, known.use)
+        if set(values_there) != set(names) or there.shape != known.shape:
             raise ValueError(f"reference must be of values of {list(names)}, measured as the data.")
-        there, theirs, _ = _data(simulated, use)
-        target, error = target - there, jnp.hypot(error, theirs)
-        also = _apart(simulated, use)
+        target, error = target - there.target, jnp.hypot(error, there.error)
+        also = there.apart
         apart = None if apart is None or also is None else jnp.concatenate([apart, also])
         at = {name: jnp.asarray(values_there[name], dtype) for name in names}
     else:
@@ -214,8 +204,8 @@ def fit(
         network_fn=network_fn,
         predict_fn=predict_fn,
         options=options | {"throw": False},
-        use=use,
-        shape=_shape(measured),
+        use=known.use,
+        shape=known.shape,
         step=None if derivative == "forward" else step,
     )
     free = jnp.stack([types[name].inverse(values[name]) for name in names])
@@ -243,7 +233,7 @@ def fit(
         if at is not None:
             target = target + _predict(network_fn(at), problem, key)[0]
         if found is not None:
-            _, own, theirs = _predicted(found, use, problem.shape, key)
+            _, own, theirs = prediction(found, known.use, known.shape, key)
             if own is not None:
                 error = jnp.hypot(error, jnp.where(jnp.isfinite(error), own, 0))
             apart = apart if apart is None or theirs is None else jnp.concatenate([apart, theirs])
@@ -269,7 +259,7 @@ def fit(
         result=result,
         stats=stats,
         provenance={
-            **{"theory": "meanfield", "use": list(use), "derivative": derivative},
+            **{"theory": "meanfield", "use": list(known.use), "derivative": derivative},
             **{"max_steps": max_steps, "rtol": rtol},
         },
     )
@@ -282,8 +272,8 @@ def fit(
         )
     counted = int(np.isfinite(np.asarray(error)).sum())
     kept = np.isfinite(np.asarray(error))
-    predicted = known + residual * jnp.where(kept, error, 0)
-    rows = [np.asarray(x, float)[kept] for x in (predicted, known, error, residual)]
+    predicted = known.target + residual * jnp.where(kept, error, 0)
+    rows = [np.asarray(x, float)[kept] for x in (predicted, known.target, error, residual)]
     return Fitted(
         value=outcome.value,
         error=outcome.error,
@@ -291,7 +281,7 @@ def fit(
         chi_squared=jnp.sum(residual**2),
         residuals=Check(
             *rows,
-            quantity=tuple(label for label, keep in zip(labels, kept, strict=True) if keep),
+            quantity=tuple(label for label, keep in zip(known.labels, kept, strict=True) if keep),
             num_networks=1,
             duration=math.nan,
             source="measured, with the standard errors of measurement and theory",
@@ -387,13 +377,13 @@ def _predict(network: Network, problem: _Problem, key: PRNGKeyArray) -> tuple[Ar
     """Predictions and their errors."""
     if problem.predict_fn is not None:
         found = problem.predict_fn(network)
-        return _join([found[name] for name in problem.use]), None
+        return join([found[name] for name in problem.use]), None
     solution = solve(network, key=key, **problem.options)
-    predicted, error, _ = _predicted(solution, problem.use, problem.shape, key)
+    found, error, _ = prediction(solution, problem.use, problem.shape, key)
     if error is not None:
         # Of neurons that are silent nothing follows for intervals.
-        predicted = jnp.where(jnp.isinf(error), jnp.nan, predicted)
-    return predicted, error
+        found = jnp.where(jnp.isinf(error), jnp.nan, found)
+    return found, error
 
 
 @eqx.filter_jit
@@ -494,121 +484,3 @@ def _search(free: Array, problem: _Problem, types, names, max_steps: int, rtol: 
             result = RESULTS.stalled
             break
     return free, residual, jacobian, result, steps
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-def _default_use(measured: Observables | Statistics) -> list[str]:
-    if isinstance(measured, Observables):
-        return list(measured_fields(measured))
-    return ["rate", "lagged"] if measured.lagged is not None else ["rate"]
-
-
-def _error_of(measured: Observables | Statistics, name: str) -> Array:
-    if isinstance(measured, Observables):
-        error = None if measured.error is None else getattr(measured.error, name)
-    else:
-        error = getattr(measured, f"{name}_error")
-        mask = getattr(measured, f"{name}_mask")
-        error = error if error is None or mask is None else jnp.where(mask, error, jnp.inf)
-    if error is None:
-        raise ValueError(f"measured has no error of {name}: measure it, or leave it out.")
-    # An error of zero is of what never varied, and says nothing.
-    return jnp.where(error > 0, error, jnp.inf)
-
-
-def _data(
-    measured: Observables | Statistics, use: tuple[str, ...]
-) -> tuple[Array, Array, list[str]]:
-    spread = {name: _error_of(measured, name) for name in use}
-    return _flatten({n: getattr(measured, n) for n in use}, spread, measured)
-
-
-def _apart(measured: Any, use: tuple[str, ...]) -> Array | None:
-    """Deviations `[part, datum]` whose products sum to the covariance of errors, if known."""
-    if not isinstance(measured, Observables) or measured.deviations is None:
-        return None
-    return jax.vmap(lambda *x: _join(x))(*(measured.deviations[name] for name in use))
-
-
-def _of_spikes(measured: Observables | Statistics, network: Network) -> Any:
-    """Without the intervals of what does not spike."""
-    if not isinstance(measured, Observables) or measured.interval_cv is None:
-        return measured
-    if measured.error is None:
-        return measured
-    spiking = jnp.asarray([population.neuron.kind == "spike" for population in network.populations])
-    error = jnp.where(spiking, measured.error.interval_cv, jnp.inf)
-    return eqx.tree_at(lambda m: m.error.interval_cv, measured, error)
-
-
-def _shape(measured: Observables | Statistics) -> tuple[Any, ...]:
-    if isinstance(measured, Observables):
-        return ("observables", measured.lags, measured.bin_width, measured.window)
-    length = None
-    if measured.frequency is not None:
-        length = round(1 / (float(measured.frequency[1]) * measured.bin_width))
-    num_lags = 1 if measured.lagged is None else measured.lagged.shape[-3]
-    return ("statistics", num_lags, length, measured.bin_width)
-
-
-def _predicted(
-    solution, use: tuple[str, ...], shape: tuple[Any, ...], key: PRNGKeyArray
-) -> tuple[Array, Array | None, Array | None]:
-    """Predictions, their errors, and the deviations that make these up, as far as known."""
-    if shape[0] == "observables":
-        window = shape[3] if "interval_cv" in use else None
-        found = predict_observables(solution, shape[1], bin_width=shape[2], window=window, key=key)
-        values, apart = _join([getattr(found, n) for n in use]), _apart(found, use)
-        if found.error is None:
-            return values, None, apart
-        return values, _join([getattr(found.error, n) for n in use]), apart
-    length = shape[2] if "spectrum" in use else None
-    found = statistics(solution, num_lags=shape[1], segment_length=length, bin_width=shape[3])
-    values = _join([getattr(found, n) for n in use])
-    each = [getattr(found, f"{n}_error") for n in use]
-    if each[0] is None:
-        return values, None, None
-    # As the data: half of the variance of a modulus in each of its parts.
-    parts = [e if n != "spectrum" else jax.lax.complex(e, e) * 0.5**0.5
-             for n, e in zip(use, each, strict=True)]  # fmt: skip
-    return values, _join(parts), None
-
-
-def _flatten(
-    target: dict[str, Array], error: dict[str, Array], measured: Observables | Statistics
-) -> tuple[Array, Array, list[str]]:
-    """Data, errors and names; infinite errors where a number is there already."""
-    spread, labels = [], []
-    for name, value in target.items():
-        own, shape = error[name], value.shape
-        index = [" ".join(map(str, place)) for place in np.ndindex(*shape)]
-        if name in ("covariance", "population_covariance", "lagged", "spectrum"):
-            again = np.tril(np.ones(shape[-2:], bool), -1)
-            again = np.broadcast_to(again, shape).copy()
-            if name == "lagged":
-                again[1:] = False
-            own = jnp.where(jnp.asarray(again), jnp.inf, own)
-        if name == "spectrum":
-            assert isinstance(measured, Statistics)
-            turns = np.asarray(measured.frequency) * measured.bin_width
-            ends = (turns < 1e-6) | (turns > 0.5 - 1e-6)
-            real = np.eye(shape[-1], dtype=bool)[None] | ends[:, None, None]
-            spread += [
-                jnp.where(real, own, own * 0.5**0.5),
-                jnp.where(real, jnp.inf, own * 0.5**0.5),
-            ]
-            labels += [f"{name} {i} real" for i in index] + [f"{name} {i} imag" for i in index]
-        else:
-            spread.append(own)
-            labels += [f"{name} {i}" for i in index]
-    return _join(list(target.values())), jnp.concatenate([x.ravel() for x in spread]), labels
-
-
-def _join(parts: Sequence[Array]) -> Array:
-    """One real vector: of complex arrays the real parts, then the imaginary ones."""
-    flat = []
-    for x in parts:
-        flat += [y.ravel() for y in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
-    return jnp.concatenate(flat)

@@ -39,6 +39,16 @@ def statistics(
     Differentiable. Raises `ValueError` for a solution that is not stationary, for bins that are no
     multiple of `dt`, and for lags that the solution does not reach.
     """
+    return with_deviations(solution, bin_width, num_lags, segment_length)[0]
+
+
+def with_deviations(
+    solution: Solution, bin_width: float | None, num_lags: int, segment_length: int | None
+) -> tuple[Statistics, dict[str, Array] | None]:
+    """`statistics`, and by field `[replica, ...]`, whose products sum to the covariance of errors.
+
+    The latter is `None` for closed forms.
+    """
     width, steps = bins_of(solution, bin_width)
     kinds = [population.neuron.kind for population in solution.network.populations]
     available = num_bins_within(solution, steps)
@@ -68,8 +78,11 @@ def statistics(
             "imag": density.imag,
         }
 
-    found, error, _ = with_errors(moments, solution)
-    return Statistics(
+    found, error, apart = with_errors(moments, solution)
+    if apart is not None:
+        real, imag = apart.pop("real"), apart.pop("imag")
+        apart |= {"covariance": apart["lagged"][:, 0], "spectrum": jax.lax.complex(real, imag)}
+    whole = Statistics(
         rate=found["rate"],
         bin_width=width,
         covariance=found["lagged"][0],
@@ -82,6 +95,7 @@ def statistics(
         spectrum_error=None if error is None else jnp.hypot(error["real"], error["imag"]),
         labels=solution.names,
     )
+    return whole, apart
 
 
 def bins_of(solution: Solution, bin_width: float | None) -> tuple[float, int]:
