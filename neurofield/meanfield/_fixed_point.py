@@ -17,7 +17,7 @@ from neurofield._types import PyTree
 class FixedPoint(eqx.Module):
     """Where an iteration ended: its value, the last relative change, steps, and whether it is one.
 
-    `error`: the norm of fn(value) - value, each leaf relative to the largest of itself.
+    `error`: the norm of fn(value) - value, relative to the scales of its parts.
     """
 
     value: PyTree
@@ -45,25 +45,38 @@ def fixed_point(
     max_steps: int,
     memory: int = 5,
     damping: float = 0.5,
+    scale_fn: Callable[[PyTree], PyTree] | None = None,
 ) -> FixedPoint:
     """A value with fn(params, value) = value, from `start`, which has the structure of the value.
 
     Anderson acceleration over the last `memory` steps (Walker & Ni 2011, type II), each step the
-    share `damping` of the way. Derivatives with respect to `params` are those of the fixed point
-    (implicit function theorem, the linear system by GMRES), forward and reverse; `fn` may close
-    over nothing that is differentiated.
+    share `damping` of the way. `scale_fn`: from a value, the scales of its numbers; by default the
+    largest of each leaf, which is little where a leaf is zero but for noise.
+
+    Derivatives with respect to `params` are those of the fixed point (implicit function theorem,
+    the linear system by GMRES), forward and reverse; `fn` may close over nothing that is
+    differentiated.
     """
     flat, unravel = ravel_pytree(jax.lax.stop_gradient(start))
 
     def map_fn(params: PyTree, x: Array) -> Array:
         return ravel_pytree(fn(params, unravel(x)))[0]
 
+    def scales(x: Array) -> Array:
+        own = largest if scale_fn is None else scale_fn
+        return jnp.maximum(ravel_pytree(own(unravel(x)))[0], jnp.finfo(x.dtype).tiny)
+
     def solve(params: PyTree, x: Array) -> tuple[Array, Array, Array]:
         params = jax.lax.stop_gradient(params)
-        return _iterate(partial(map_fn, params), unravel, x, rtol, max_steps, memory, damping)
+        return _iterate(partial(map_fn, params), scales, x, rtol, max_steps, memory, damping)
 
     x, error, steps = _root(params, flat, map_fn=map_fn, solve=solve)
     return FixedPoint(unravel(x), error, steps, error <= rtol)
+
+
+def largest(value: PyTree) -> PyTree:
+    """For each number the largest modulus of its leaf."""
+    return jax.tree.map(lambda v: jnp.full_like(v, jnp.max(jnp.abs(v))), value)
 
 
 @eqx.filter_custom_jvp
@@ -88,30 +101,22 @@ def _root_jvp(primals, tangents, *, map_fn: Callable, solve: Callable):
     return (x, error, steps), (dx, jnp.zeros_like(error), None)
 
 
-def _iterate(map_fn, unravel, x, rtol, max_steps, memory, damping):
+def _iterate(map_fn, scales, x, rtol, max_steps, memory, damping):
     size = x.shape[0]
-
-    def relative(x: Array, residual: Array) -> tuple[Array, Array]:
-        """The residual in units of the scale of its leaf, and the norm of that."""
-        largest = jnp.maximum(jnp.abs(x), jnp.abs(residual))
-        scales = jax.tree.map(lambda v: jnp.full_like(v, jnp.max(v)), unravel(largest))
-        scale = jnp.maximum(ravel_pytree(scales)[0], jnp.finfo(x.dtype).tiny)
-        scaled = residual / scale
-        return scaled, jnp.max(jnp.abs(scaled))
 
     def proceed(state: _State) -> Array:
         return (state.step < max_steps) & (state.error > rtol) & ~jnp.isnan(state.error)
 
     def advance(state: _State) -> _State:
         value = map_fn(state.x)
-        residual = value - state.x
-        _, error = relative(value, residual)
+        residual, scale = value - state.x, scales(value)
+        error = jnp.max(jnp.abs(residual / scale))
         place = state.step % memory
         values = state.values.at[place].set(value)
         residuals = state.residuals.at[place].set(residual)
         filled = jnp.arange(memory, dtype=jnp.int32) <= state.step
         # Least squares over combinations of residuals whose weights sum to one.
-        scaled = jax.vmap(lambda r: relative(value, r)[0])(residuals)
+        scaled = residuals / scale[None]
         gram = contract("im,jm->ij", scaled, scaled)
         gram = jnp.where(filled[:, None] & filled[None], gram, 0)
         size_of = jnp.trace(gram)

@@ -16,7 +16,7 @@ from neurofield.network import Network, check_network
 from ._analytic import analytic, diffusion
 from ._courses import Plan, solve_course, world_means
 from ._diagnostics import measure_diagnostics
-from ._fixed_point import fixed_point
+from ._fixed_point import fixed_point, largest
 from ._intensity import with_gradient
 from ._response import measure_responses, still_fields
 from ._shared import pooled_shared, sample_shared, shared_sweep
@@ -26,6 +26,7 @@ from ._stationary import (
     Sampling,
     field_law,
     first_moments,
+    moment_scales,
     output_moments,
     sample,
     sweep,
@@ -164,7 +165,7 @@ def solve(
     if method != "stationary":
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
-        rtol_of = {"march": 1e-3, "relaxation": 1e-6 if smooth else 1e-4}
+        rtol_of = {"march": 1e-3 if smooth else 1e-2, "relaxation": 1e-6 if smooth else 1e-4}
         plan = Plan(
             method,
             num_steps,
@@ -330,6 +331,7 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
                 ),
                 (key, theory),
                 (first, field_law(theory, first).covariance),
+                scale_fn=lambda state: (moment_scales(state[0]), largest(state[1])),
                 **options,
             )
             moments, covariance = end.value
@@ -343,6 +345,7 @@ def _stationary(theory, keys, start, sampling, rtol, max_steps, damping):
                 lambda args, moments: sweep(args[0], args[1], moments, sampling)[0],
                 (key, theory),
                 first,
+                scale_fn=moment_scales,
                 **options,
             )
             moments = end.value

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from neurofield._numerics import contract
+
 from ._intensity import output_noise, stationary_noise, variances
 from ._paths import field_noise, init_paths, step_paths, stream_input, world_input
 from ._score import step_scores, windowed
@@ -79,6 +81,20 @@ def field_law(theory: Theory, moments: Moments) -> Fields:
         covariance = jnp.broadcast_to(jnp.maximum(static, 0)[:, None], covariance.shape)
         covariance = covariance.at[:, 0].add(level)
     return Fields(theory.input_mean(moments.mean), covariance, static)
+
+
+def moment_scales(moments: Moments) -> Moments:
+    """What changes of moments are measured by: of means and quenched parts, the average over lags.
+
+    Themselves they may be zero but for noise. That of all streams is the largest.
+    """
+    size = jnp.abs(moments.second)
+    level = jnp.max(jnp.mean(size, axis=1))
+    return Moments(
+        jnp.full_like(moments.mean, jnp.sqrt(level)),
+        jnp.full_like(moments.second, jnp.max(size)),
+        jnp.full_like(moments.quenched, level),
+    )
 
 
 def first_moments(key: PRNGKeyArray, theory: Theory, sampling: Sampling) -> Moments:
@@ -238,8 +254,26 @@ def draw_fields(
     modes = jax.lax.complex(modes.real * amplitude, modes.imag * amplitude)
     paths = jnp.fft.irfft(modes, n=length, axis=1)[:, :num_steps]
     still = field_noise(static_key, theory, (num_paths,), independent, even=True)
+    still = _apart(still, noise[:, :num_steps])
     paths = paths + (_root(static)[:, None] * still)[:, None]
     return jnp.moveaxis(paths, 0, 1), clipped
+
+
+def _apart(
+    still: Float[Array, "field path"], noise: Float[Array, "field time path"]
+) -> Float[Array, "field path"]:
+    """What is static, without its chance correlation with the noise's averages over both halves.
+
+    That correlation would pass for quenched variance, with an infinite slope where there is none:
+    times the root of the variance it enters the second moment of the time averages.
+    """
+    half = noise.shape[1] // 2
+    halves = jnp.stack([jnp.mean(noise[:, :half], axis=1), jnp.mean(noise[:, half:], axis=1)], 1)
+    halves = halves - jnp.mean(halves, axis=2)[:, :, None]
+    inner = contract("fip,fjp->fij", halves, halves)
+    share = jnp.linalg.solve(inner, contract("fip,fp->fi", halves, still)[..., None])[..., 0]
+    rest = still - contract("fi,fip->fp", share, halves)
+    return rest / jnp.sqrt(jnp.mean(rest**2, axis=1))[:, None]
 
 
 def measure_moments(
