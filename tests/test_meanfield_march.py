@@ -12,6 +12,7 @@ import pytest
 from neurofield import meanfield, network
 from neurofield._results import is_successful
 from neurofield.meanfield._course_response import causality_of_course, drive_course
+from neurofield.meanfield._shared import share_of_shared
 from neurofield.meanfield._theory import build_theory
 
 DT = 0.1
@@ -139,8 +140,15 @@ def test_a_linear_network_has_its_exact_covariances_of_order_one_over_n():
         assert np.all(error[:3] < 0.05 * np.diag(exact)[[5, 20, 39]]), name
     # It is far from what independent neurons do.
     assert means[39, 39] < 0.4 * total[39, 39] / SIZE
-    share = found.diagnostics.shared_share[0, 39]
-    np.testing.assert_allclose(share, shared[39, 39] / pairs["input_covariance"][39, 39], rtol=0.1)
+    # Of pairs of neurons: what the population's mean has beyond single neurons' shares of it.
+    pair = meanfield.pair_covariance(found)[0, 0, 39, 39]
+    own = found.population_covariance[0, 0, 39, 39] - found.covariance[0, 39, 39] / SIZE
+    np.testing.assert_allclose(pair, own / (1 - 1 / SIZE), rtol=1e-10)
+    share = share_of_shared(found)
+    np.testing.assert_allclose(share, found.diagnostics.shared_share, rtol=0.05)
+    np.testing.assert_allclose(
+        share[0, 39], shared[39, 39] / pairs["input_covariance"][39, 39], rtol=0.1
+    )
 
 
 def test_the_late_course_of_the_linear_network_is_its_stationary_state():

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
+from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from neurofield._numerics import contract
@@ -145,34 +145,6 @@ def regress(
     unit = gram / (scale[:, :, None] * scale[:, None, :]) + ridge[None]
     found = jax.vmap(lambda a, b: cho_solve(cho_factor(a), b))(unit, cross / scale) / scale
     return contract("lk,rk->rl", basis, found)
-
-
-def two_time_response(
-    x: Float[Array, "row time path"],
-    h: Float[Array, "row time path"],
-    covariance: Float[Array, "row time time"],
-    jitter: float,
-) -> tuple[Float[Array, "row time time"], Float[Array, "row time time"]]:
-    """R(t, s) = E[x z^T] L^-1 of paths that are not stationary, and the z-scores of causality.
-
-    `covariance`: that of the fields h, L its factor with the relative white noise `jitter`, and
-    h = L z. R is zero for s > t; the scores are those of E[x(t) z(s)] = 0 there, else 0.
-    """
-    num_steps, num_paths = x.shape[1:]
-    variance = jnp.diagonal(covariance, axis1=1, axis2=2)
-    nugget = (jitter * variance + 1e-30)[:, :, None] * jnp.eye(num_steps, dtype=x.dtype)[None]
-    lower = jnp.linalg.cholesky(covariance + nugget)
-    z = jax.vmap(lambda a, b: solve_triangular(a, b, lower=True))(lower, h)
-    x = x - jnp.mean(x, axis=2)[:, :, None]
-    products = contract("rtm,rsm->rts", x, z) / num_paths
-    squares = contract("rtm,rsm->rts", x**2, z**2) / num_paths
-    future = jnp.triu(jnp.ones((num_steps, num_steps), x.dtype), 1)[None]
-    error = jnp.sqrt(jnp.maximum(squares - products**2, 0) / num_paths)
-    scores = future * products / jnp.where(error > 0, error, 1)
-    past = jnp.tril(products)
-    # R L = E[x z^T], from the right.
-    solved = jax.vmap(lambda a, b: solve_triangular(a, b.T, lower=True, trans=1).T)(lower, past)
-    return jnp.tril(solved), scores
 
 
 def causality_scores(

@@ -132,10 +132,11 @@ def on_circle(covariance: Float[Array, "row lag"], length: int) -> Float[Array, 
     return jnp.fft.rfft(_circular(covariance, covariance, length), axis=1).real
 
 
-def pair_covariance(solution: Solution) -> Float[Array, "population population lag"]:
+def pair_covariance(solution: Solution) -> Float[Array, "population population *times"]:
     """Mean covariance of the outputs of two different neurons, of populations a and b, at lags.
 
-    From the covariance of the population means less what single neurons contribute to it. Raises
+    Of a march at two times, `[population, population, time, time]`, over networks. From the
+    covariance of the population means less what single neurons contribute to it. Raises
     `ValueError` for solutions of another order than "shared", and populations of one neuron.
     """
     if solution.order != "shared" or solution.population_covariance is None:
@@ -144,25 +145,35 @@ def pair_covariance(solution: Solution) -> Float[Array, "population population l
     if sizes.min() < 2:
         raise ValueError("a population of one neuron has no pairs.")
     dtype = solution.covariance.dtype
-    assert solution.quenched is not None
-    single = solution.covariance - solution.quenched[:, None]
-    single = single * _taper(single.shape[1], dtype)[None] / jnp.asarray(sizes, dtype)[:, None]
+    single = solution.covariance
+    if solution.quenched is not None:
+        single = single - solution.quenched[:, None]
+        single = single * _taper(single.shape[1], dtype)[None]
     own = np.eye(len(sizes))
+    times = (1,) * (single.ndim - 1)
+    single = single / jnp.asarray(sizes, dtype).reshape(-1, *times)
     found = solution.population_covariance
-    found = found - jnp.asarray(own, dtype)[:, :, None] * single[:, None]
-    return found / jnp.asarray(1 - own / sizes[:, None], dtype)[:, :, None]
+    found = found - jnp.asarray(own, dtype).reshape(*own.shape, *times) * single[:, None]
+    return found / jnp.asarray(1 - own / sizes[:, None], dtype).reshape(*own.shape, *times)
 
 
-def share_of_shared(solution: Solution) -> Float[Array, "field"]:
+def share_of_shared(solution: Solution) -> Float[Array, "field *time"]:
     """Share of each field's variance that all neurons of its population receive alike.
+
+    Of a march at each time, `[field, time]`.
 
     Above 0.05 the neurons of a population are no longer nearly independent. Raises `ValueError` for
     solutions of another order than "shared".
     """
     if solution.shared_covariance is None:
         raise ValueError('shared inputs are of order 1 / N: solve with order="shared".')
-    own = jnp.diagonal(solution.shared_covariance[:, :, 0])
-    return own / jnp.maximum(solution.input_covariance[:, 0], jnp.finfo(own.dtype).tiny)
+    own = jnp.moveaxis(jnp.diagonal(solution.shared_covariance, axis1=0, axis2=1), -1, 0)
+    total = solution.input_covariance
+    if solution.stationary:
+        own, total = own[:, 0], total[:, 0]
+    else:
+        own, total = (jnp.diagonal(x, axis1=1, axis2=2) for x in (own, total))
+    return own / jnp.maximum(total, jnp.finfo(own.dtype).tiny)
 
 
 def quenched_shift(solution: Solution) -> Float[Array, "population"]:
