@@ -315,6 +315,52 @@ def test_driven_networks_of_escape_neurons_fluctuate_as_simulated(spiking):
     assert truth < 0.4 * independent.mean()
 
 
+def stepped(kind):
+    """Inhibition by jumps, or of binary states, whose variance goes with their mean at once."""
+    if kind == "spikes":
+        neuron = network.EscapeLIF(resets=False)
+        step = network.Function(lambda t: jnp.where(t > 0.02, 16.0, 12.0))
+        drive = network.Drive(step, network.OrnsteinUhlenbeck(3.0, 0.005))
+        weight, dt = -0.4, 1e-3
+    else:
+        neuron = network.Binary(threshold=1.0, tau=1.0, gain=3.0)
+        drive = network.Function(lambda t: jnp.where(t > 2, 3.0, 2.0))
+        weight, dt = -0.12, 0.1
+    rule = network.erdos_renyi(0.25, weight)
+    units = network.Population("x", neuron, 200, drive)
+    return network.Network([units], [network.Projection("x", "x", rule)]), dt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["spikes", "states"])
+def test_networks_of_known_expectations_fluctuate_as_simulated(kind):
+    net, dt = stepped(kind)
+    found = meanfield.solve(
+        net, 40 * dt, dt, method="march", order="shared", key=jax.random.key(0), num_paths=4096
+    )
+    assert found.gradient == "intensity"
+    assert found.variance_response is not None
+
+    def one(key):
+        run = network.simulate(key, net, 40 * dt, dt, bin_width=dt, num_lags=None)
+        mean = jnp.mean(run.raster.spikes.astype(jnp.float64), axis=0)
+        return mean / dt if kind == "spikes" else mean
+
+    simulate = jax.jit(jax.vmap(one))
+    keys = jax.random.split(jax.random.key(1), 1500).reshape(6, 250)
+    means = np.concatenate([np.asarray(simulate(k)) for k in keys])
+    apart = means - means.mean(0)
+    groups = np.asarray(found.replicas["population_covariance"])[:, 0, 0]
+    for first, last in ((4, 5), (39, 40), (10, 20), (20, 25), (30, 40), (0, 40)):
+        squares = apart[:, first:last].mean(1) ** 2
+        ours = groups[:, first:last, first:last].mean((1, 2))
+        error = np.hypot(squares.std() / len(squares) ** 0.5, ours.std(ddof=1) / 2)
+        # 50 inputs each, of which neurons of a network of 200 share a quarter.
+        assert abs(ours.mean() - squares.mean()) < 4 * error + 0.03 * squares.mean(), (first, last)
+    # Independent neurons would fluctuate more than twice as much.
+    assert np.mean(found.covariance[0]) / 200 > 2 * np.mean(squares)
+
+
 # --- responses, derivatives, other methods --------------------------------------------------------
 
 
