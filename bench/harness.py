@@ -1,9 +1,9 @@
 """Time two ways of doing the same work, fairly.
 
-Agreement comes first: a comparison of different results says nothing, so a case whose peers
-disagree ends the run with exit code 1. Then both are timed in turn, A B A B, on one pinned core;
-the ratio is of medians of CPU time (wall time on a GPU, where the host waits). Compile time is
-reported apart. The same run measures what the machine can do (copy bandwidth, matrix multiply), and
+Agreement comes first: a comparison of different results says nothing, so that a run in which peers
+disagree ends with exit code 1. Then both are timed in turn, A B A B, on one pinned core; the ratio
+is of medians of CPU time (wall time on a GPU, where the host waits). Compile time is reported
+apart. The same run measures what the machine can do (copy bandwidth, matrix multiply), and
 `roofline_percent` is the share of the least possible time, at these rates, in the time taken.
 
 Random experiments agree in the mean, within their errors over seeds: a `Race` is one between
@@ -157,14 +157,14 @@ def main(cases: Callable[[bool], Iterator[Case | Race]]) -> None:
 
     # Float64 arrays exist; those of float32 stay so.
     jax.config.update("jax_enable_x64", True)
-    limits = {}
+    limits, agree = {}, True
     for case in cases(options.quick):
         if case.dtype not in limits:
             limits[case.dtype] = machine_limits(case.dtype, options.quick)
         for report in case.reports(limits[case.dtype], options.quick, options.device):
             print(json.dumps(report), flush=True)
-            if not report["agrees"]:
-                sys.exit(1)
+            agree = agree and report["agrees"]
+    sys.exit(0 if agree else 1)
 
 
 def pin() -> None:

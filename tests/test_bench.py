@@ -10,6 +10,7 @@ SLOW = {
     "brunel",
     "markov",
     "meanfield",
+    "meanfield_points",
     "meanfield_siegert",
     "renorm_inference",
     "renorm_thermodynamics",
@@ -27,5 +28,7 @@ def test_runs_and_agrees(path):
     assert lines, "a benchmark prints one JSON line for each of its cases"
     for report in map(json.loads, lines):
         assert report["agrees"]
-        assert report["times_faster"] > 0
-        assert {"case", "peer", "device", "versions", "compile_s", "tolerance"} <= report.keys()
+        assert {"case", "peer", "device", "versions", "tolerance"} <= report.keys()
+        if path.stem != "meanfield_points":  # which asks for agreement alone
+            assert report["times_faster"] > 0
+            assert "compile_s" in report

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from neurofield import network
-from neurofield.meanfield import solve
+from neurofield.meanfield import (
+    gain,
+    lyapunov_exponent,
+    pair_covariance,
+    solve,
+    stability,
+    transfer_function,
+    two_replicas,
+)
 
 KEY = jax.random.key(0)
 
@@ -117,6 +125,9 @@ def test_what_estimators_cannot_do_is_refused():
             run(neuron, gradient=gradient)
     with pytest.raises(ValueError, match="finite populations"):
         run(network.EscapeLIF(resets=False), gradient="intensity", order="nested")
+    for order, words in (("nested", "act on each other"), ("shared", "have no score")):
+        with pytest.raises(ValueError, match=words):
+            run(network.EscapeLIF(), gradient="score", order=order)
     with pytest.raises(ValueError, match="expected to transmit"):
         network.Expected(lif)
 
@@ -284,3 +295,133 @@ def test_sensitivity_of_random_rate_network():
     assert abs(mean[0] - 1.9248) < 4 * error[0] + 0.05
     assert abs(mean[1] - 2.7539) < 4 * error[1] + 0.15
     assert error[1] < 0.3
+
+
+def loop_of_rates(theta):
+    """theta: mean weight, drive; the delay makes it ring."""
+    drive = network.Drive(network.Constant(theta[1]), network.OrnsteinUhlenbeck(0.5, 1.0))
+    return network.Network(
+        [network.Population("a", network.Rate("tanh", tau=1.0), 40, drive)],
+        [network.Projection("a", "a", network.gaussian(theta[0], 0.8), delay=1.0)],
+    )
+
+
+def loop_of_spikes(theta):
+    """theta: weight, drive; through `Delta`, so that the variance of the input follows too."""
+    drive = network.Drive(network.Constant(theta[1]), network.OrnsteinUhlenbeck(3.0, 0.005))
+    return network.Network(
+        [network.Population("a", network.EscapeLIF(resets=False), 100, drive)],
+        [network.Projection("a", "a", network.fixed_indegree(20, theta[0]))],
+    )
+
+
+def fluctuations(solution):
+    """All that follows from the order 1 / N and the response."""
+    transfer = transfer_function(solution, jnp.asarray([0.05, 0.2]))[:, 0]
+    found = stability(solution)
+    return jnp.concatenate(
+        [
+            solution.mean,
+            solution.population_covariance[0, 0, :3],
+            solution.shared_covariance[0, 0, :3],
+            pair_covariance(solution)[0, 0, :2],
+            gain(solution),
+            jnp.stack([*transfer.real, *transfer.imag, found.least, found.crossing, found.margin]),
+        ]
+    )
+
+
+def by_differences(values, step):
+    """Slopes `[output, parameter]` from values at the points of `around`."""
+    return np.stack(
+        [(a - b) / (2 * step) for a, b in zip(values[1::2], values[2::2], strict=True)]
+    ).T
+
+
+def around(theta, step):
+    moves = [theta.at[i].add(sign * step) for i in range(len(theta)) for sign in (1, -1)]
+    return jnp.stack([theta, *moves])
+
+
+def of_loop(net, theta, duration, dt, max_lag):
+    # Raising would wait for the host in the midst of a map over points.
+    return solve(
+        net(theta), duration, dt, method="stationary", order="shared", key=KEY,
+        num_paths=64, num_replicas=2, max_lag=max_lag, rtol=1e-10, max_steps=400, throw=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_shared_covariances_and_responses_have_their_derivatives():
+    def value(theta):
+        return fluctuations(of_loop(loop_of_rates, theta, 20.0, 0.2, 4.0))
+
+    step = 1e-5
+    points = around(jnp.asarray([-2.0, 0.5]), step)
+    values, slopes = jax.jit(jax.vmap(lambda t: (value(t), jax.jacfwd(value)(t))))(points)
+    truth = by_differences(np.asarray(values), step)
+    assert np.all((np.abs(truth) > 1e-7).any(1))
+    np.testing.assert_allclose(slopes[0], truth, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_shared_covariances_of_spikes_have_their_derivatives():
+    """In reverse, which is the transpose of the forward rule."""
+    weights = jnp.arange(1.0, 20.0)
+
+    def value(theta):
+        found = fluctuations(of_loop(loop_of_spikes, theta, 0.3, 1e-3, 0.05))
+        return found @ weights[: len(found)]
+
+    both = jax.jit(jax.value_and_grad(value))
+    step, theta = 1e-4, jnp.asarray([-0.5, 14.0])
+    values = [both(point)[0] for point in around(theta, step)]
+    truth = by_differences(np.asarray(values)[:, None], step)[0]
+    np.testing.assert_allclose(both(theta)[1], truth, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_worlds_and_copies_have_their_derivatives():
+    def value(theta):
+        options = {"key": KEY, "num_paths": 80, "num_replicas": 2}
+        worlds = solve(loop_of_rates(theta), 2.0, 0.2, method="march", order="nested", **options)
+        copies = two_replicas(worlds, 2.0, **options)
+        return jnp.concatenate(
+            [
+                worlds.mean[0, -1:],
+                worlds.population_covariance[0, 0, -1, -3:],
+                1e6 * copies.distance[0, -2:],
+            ]
+        )
+
+    step = 1e-5
+    points = around(jnp.asarray([-2.0, 0.5]), step)
+    values, slopes = jax.jit(jax.vmap(lambda t: (value(t), jax.jacfwd(value)(t))))(points)
+    truth = by_differences(np.asarray(values), step)
+    np.testing.assert_allclose(slopes[0], truth, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_sensitivity_of_the_lyapunov_exponent():
+    """Exact at g = 2 (theory, section 2.1): .1310, at no step; and differences of the same paths."""
+
+    def exponent(dt, rtol):
+        def of(g, seed):
+            # Few paths have several self-consistent laws, between which differences jump.
+            options = {"num_paths": 1024, "num_replicas": 2, "max_lag": 20.0, "max_steps": 300}
+            key, net = jax.random.key(seed), random_network(g)
+            solution = settled(net, key, duration=60.0, dt=dt, rtol=rtol, **options)
+            own = jax.random.fold_in(key, 1)
+            return lyapunov_exponent(solution, key=own, rtol=rtol, max_steps=100)[0]
+
+        return jax.jit(jax.value_and_grad(of))
+
+    coarse, fine = exponent(0.2, 1e-8), exponent(0.1, 1e-6)
+    rows = [np.asarray([both(2.0, seed)[1] for seed in range(8)]) for both in (coarse, fine)]
+    step = 1e-4
+    difference = (coarse(2.0 + step, 0)[0] - coarse(2.0 - step, 0)[0]) / (2 * step)
+    assert abs(rows[0][0] / difference - 1) < 1e-3
+    errors = [row.std(ddof=1) / np.sqrt(8) for row in rows]
+    found, error = 2 * rows[1].mean() - rows[0].mean(), np.hypot(errors[0], 2 * errors[1])
+    assert error < 0.02
+    assert abs(found - 0.1310) < 3 * error

@@ -69,7 +69,13 @@ def measure_responses(
         law = _probed(theory, law, sampled, probes)
         sampled = sample(key, theory, law, sampling)
     h = regressors(theory, law, sampled)
-    seen = sampled.x if theory.expected else sampled.intensity
+    seen, emitted = sampled.x if theory.expected else sampled.intensity, sampled.y
+    if sampled.score is not None:
+        # What was emitted has the derivative of its probability (`_score`); the fields have theirs.
+        seen = _scored(seen, sampled.score)
+        # At a step, streams hold what was emitted up to the step before.
+        score = jnp.pad(sampled.score, ((1, 0), (0, 0), (0, 0)))[:-1]
+        emitted = _scored(emitted, score[:, jnp.asarray(theory.sources, jnp.int32)])
     x = jnp.stack([seen[:, p] for p, _ in theory.fields], axis=1)
     output = _differentiated(key, theory, law, sampling) if smooth else regress(x, h, num_lags)
     stream = None
@@ -77,7 +83,7 @@ def measure_responses(
         rows = []
         for index, one in enumerate(theory.streams):
             own = jnp.asarray([p == one.source for p, _ in theory.fields], h.dtype)
-            target = jnp.broadcast_to(sampled.y[:, index][:, None], h.shape)
+            target = jnp.broadcast_to(emitted[:, index][:, None], h.shape)
             rows.append(regress(target, h, num_lags) * own[:, None])
         stream = jnp.stack(rows)
     variance = None
@@ -89,6 +95,11 @@ def measure_responses(
             ]
         )
     return Responses(output, variance, stream)
+
+
+def _scored(x: Array, score: Array) -> Array:
+    """The same values, whose products with fields have the derivative of their expectation."""
+    return x + jax.lax.stop_gradient(x - jnp.mean(x, axis=(0, 2))[None, :, None]) * score
 
 
 def carries_variance(stream) -> bool:

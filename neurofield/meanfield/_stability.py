@@ -1,7 +1,6 @@
 """Whether the asynchronous state holds: the determinant of 1 - (gain around the loop)."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int
@@ -22,7 +21,8 @@ class Stability(eqx.Module):
     """Linear stability of a stationary state against fluctuations of the population means.
 
     - `determinant[frequency]`: det(1 - R W) at `frequency` hertz, from 0 to 1 / (2 dt).
-    - `least`: the smallest modulus of it, and `least_frequency` where that is.
+    - `least`: the smallest modulus of it, and `least_frequency` where that is, a point of the grid
+      (which has no derivative; all other numbers have).
     - `encirclements`: how often the determinant goes around 0, which is the number of modes that
       grow (Nyquist); a growing oscillation counts twice, as a pair of modes.
     - `crossing`: frequency at which the determinant crosses the real axis farthest to the left: of
@@ -100,4 +100,4 @@ def _crossing(determinant: Array, frequency: Array) -> tuple[Array, Array]:
     value = jnp.concatenate([real[:1], jnp.where(crosses, value, jnp.inf)])
     place = jnp.concatenate([frequency[:1], place])
     least = jnp.argmin(value)
-    return jax.lax.stop_gradient(place[least]), value[least]
+    return place[least], value[least]
