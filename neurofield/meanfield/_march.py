@@ -1,10 +1,10 @@
 """The forward march: the two-time equations solved row by row, without iteration.
 
 Outputs up to step k - 1 fix the law of the fields at step k given the fields before it; so a path
-is drawn one step at a time, from the conditional normal distribution. The Cholesky factor of the
-past is renewed once a block of steps, and rows are appended to it within the block; with a window
-the past is cut off, and is all of it without one. Cost: T steps, M paths, window W: about
-2 T W M operations on the paths and T W^3 / (3 block) for the factors.
+is drawn one step at a time, from the conditional normal distribution, and its row appended to the
+Cholesky factor of the past. With a window the past is cut off, and what is left has another factor,
+renewed once a block of steps. Cost: T steps, M paths, window W (T without one): about 2 T W M
+operations on the paths, T W^2 for the rows, and with a window T W^3 / (3 block) for the factors.
 """
 
 from functools import partial
@@ -41,10 +41,15 @@ class Marched(eqx.Module):
 
 
 class _Past(eqx.Module):
+    """Zero before the start.
+
+    `law`: the Cholesky factor of the fields' covariance; the covariance itself where a window cuts.
+    """
+
     y: Float[Array, "stream window path"]
     mean: Float[Array, "stream window"]
     h: Float[Array, "field window path"]
-    covariance: Float[Array, "field window window"]
+    law: Float[Array, "field window window"]
 
 
 class _Block(eqx.Module):
@@ -97,11 +102,13 @@ def march(
         None if noise is None else jnp.zeros((num_streams, num_steps), theory.dtype),
         None if noise is None else noise.initial,
     )
+    whole = window >= num_steps - block
+    nothing = jnp.zeros((num_fields, window, window), theory.dtype)
     past = _Past(
         jnp.zeros((num_streams, window, total), theory.dtype),
         jnp.zeros((num_streams, window), theory.dtype),
         jnp.zeros((num_fields, window, total), theory.dtype),
-        jnp.zeros((num_fields, window, window), theory.dtype),
+        _factor(nothing, jitter) if whole else nothing,
     )
 
     def rows(past: _Past, lower: Array, carry: tuple[PathState, _Block, _Emitted], at: Array):
@@ -169,10 +176,7 @@ def march(
     @partial(jax.checkpoint)
     def one_block(carry: tuple[PathState, _Past, _Emitted], first: Array):
         paths, past, emitted = carry
-        diagonal = jnp.diagonal(past.covariance, axis1=1, axis2=2)
-        extra = nugget(diagonal, jitter) - diagonal
-        padded = past.covariance + extra[:, :, None] * jnp.eye(window, dtype=theory.dtype)[None]
-        lower = jnp.linalg.cholesky(padded)
+        lower = past.law if whole else _factor(past.law, jitter)
         now = _Block(
             jnp.zeros((num_streams, block, total), theory.dtype),
             jnp.zeros((num_streams, block), theory.dtype),
@@ -186,12 +190,15 @@ def march(
             partial(rows, past, lower), (paths, now, emitted), steps
         )
         y, h = jnp.moveaxis(y, 0, 1), jnp.moveaxis(h, 0, 1)
-        own = jnp.tril(now.covariance[:, :, window:])
-        own = own + jnp.swapaxes(jnp.tril(own, -1), 1, 2)
-        old = now.covariance[:, :, :window]
-        both = jnp.concatenate(
+        old, own = now.covariance[:, :, :window], jnp.tril(now.covariance[:, :, window:])
+        if whole:
+            # What drops out is of before the start, and on its own.
+            above, old, own = jnp.zeros_like(old), now.cross, now.factor
+        else:
+            above, own = old, own + jnp.swapaxes(jnp.tril(own, -1), 1, 2)
+        grown = jnp.concatenate(
             [
-                jnp.concatenate([past.covariance, jnp.swapaxes(old, 1, 2)], axis=2),
+                jnp.concatenate([past.law, jnp.swapaxes(above, 1, 2)], axis=2),
                 jnp.concatenate([old, own], axis=2),
             ],
             axis=1,
@@ -200,7 +207,7 @@ def march(
             jnp.concatenate([past.y, y], axis=1)[:, block:],
             jnp.concatenate([past.mean, now.mean], axis=1)[:, block:],
             jnp.concatenate([past.h, h], axis=1)[:, block:],
-            both[:, block:, block:],
+            grown[:, block:, block:],
         )
         score = None if score is None else jnp.moveaxis(score, 0, 1)
         return (paths, past, emitted), (jnp.moveaxis(x, 0, 1), y, h, score, left.T)
@@ -214,6 +221,13 @@ def march(
 def nugget(variance: Array, jitter: float) -> Array:
     """The variance with a little white noise, without which smooth processes are singular."""
     return variance * (1 + jitter) + 1e-30
+
+
+def _factor(covariance: Float[Array, "field row row"], jitter: float) -> Array:
+    diagonal = jnp.diagonal(covariance, axis1=1, axis2=2)
+    extra = nugget(diagonal, jitter) - diagonal
+    eye = jnp.eye(covariance.shape[1], dtype=covariance.dtype)
+    return jnp.linalg.cholesky(covariance + extra[:, :, None] * eye[None])
 
 
 def _solve(lower: Array, b: Array, transposed: bool = False) -> Array:
