@@ -403,7 +403,7 @@ def test_worlds_and_copies_have_their_derivatives():
 
 @pytest.mark.slow
 def test_sensitivity_of_the_lyapunov_exponent():
-    """Exact at g = 2 (theory, section 2.1): .1310, at no step; and differences of the same paths."""
+    """Exact at g = 2 (theory, section 2.1): .1310, with no step; and differences of the paths."""
 
     def exponent(dt, rtol):
         def of(g, seed):
