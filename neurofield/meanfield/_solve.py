@@ -124,7 +124,8 @@ def solve(
       with `gain` for derivatives; at leading order.
     - `"score"` (default for `spike_gradient="score"`): the causal score function with a baseline
       at each step, for neurons with escape noise; unbiased but for terms of the order of
-      `num_replicas / num_paths`, noisier. Stationary: of the emissions of the last `max_lag`.
+      `num_replicas / num_paths`, noisier; at leading order. Stationary: of the emissions of the
+      last `max_lag`.
     - `"surrogate"`: the neurons' own, biased; `"none"`: they raise `TypeError`.
 
     Raises `ValueError` for bad arguments and networks that the theory does not cover (see there),
