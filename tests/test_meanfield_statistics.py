@@ -302,6 +302,12 @@ def test_check_of_a_course_in_time():
     assert len(found.quantity) == 2 + 3
     assert found.disagreements == ()
     assert found.simulated[1] > 0.2 > found.simulated[0] + 0.1
+    with pytest.raises(ValueError, match="before the last time"):
+        check(jax.random.key(1), solution, duration=0.01)
+    # Covariances by lag, even if as many as times, are not those of pairs of times.
+    cut = meanfield.solve(net, 0.02, 1e-3, key=jax.random.key(0), num_paths=1024, window=0.02)
+    found = check(jax.random.key(1), cut, num_networks=2, times=(0.005, 0.02))
+    assert found.quantity == ("mean x, 5 ms", "mean x, 20 ms")
 
 
 def test_diagnostics_of_a_linear_network(linear_solution):

@@ -113,6 +113,12 @@ def check(
     else:
         span, lead = last if duration is None else duration, 0.0
         places = _places(solution, width, times)
+        until = (places.max() + 1) * width
+        if span < until * (1 - 1e-6):
+            raise ValueError(
+                f"duration = {span} s ends before the last time that is compared, {until:.6g} s: "
+                "leave it out, or give earlier times."
+            )
         predicted, spread, names = _course(solution, width, places)
     kinds = {p.name: p.neuron.kind for p in solution.network.populations}
     traces = {name: ("output",) for name, kind in kinds.items() if kind == "rate"}
@@ -231,7 +237,8 @@ def _course(solution: Solution, width: float, places: np.ndarray):
     """Means at the times, and covariances of single neurons at pairs of them."""
     steps = round(width / solution.dt)
     kinds = [population.neuron.kind for population in solution.network.populations]
-    two_times = solution.covariance.shape[1] == solution.covariance.shape[2]
+    # With a window as long as the course, lags are as many as times.
+    two_times = dict(solution.settings).get("window") is None
 
     def binned(x: Array, kind: str, axis: int) -> Array:
         if kind != "spike":
