@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_cli import refused, run
 
-from neurofield import fit, meanfield
+from neurofield import fit, meanfield, network
+from neurofield.cli._meanfield import _rows
 from neurofield.cli._tables import tables_to_toml
 
 TINY = """
@@ -97,3 +98,27 @@ def test_refusals(job, tmp_path, capfd):
     assert "did you mean 'max_lag'" in refused(capfd, "meanfield", str(bad))
     message = refused(capfd, "meanfield", "escape_ii")
     assert "did you mean 'escape_ei'" in message
+
+
+@pytest.mark.slow
+def test_what_is_printed_of_a_course_is_of_its_mean_over_time():
+    noise = network.WhiteNoise(2.0)
+    units = network.Population("x", network.Rate(lambda h: h, tau=1.0), 200, noise)
+    net = network.Network([units], [network.Projection("x", "x", network.gaussian(0.0, 0.0))])
+    solution = meanfield.solve(
+        net, 4.0, 0.1, method="march", order="shared", key=jax.random.key(0), num_paths=512
+    )
+    (row,) = _rows(solution)
+    # Without coupling the linear units are filtered white noise and their own starts.
+    lag, leak = np.subtract.outer(np.arange(40), np.arange(40)), np.exp(-0.1)
+    kernel = np.where(lag >= 0, (1 - leak) * leak ** np.abs(lag), 0)
+    start = leak ** np.arange(1, 41)
+    sd = np.sqrt(np.mean(20 * kernel @ kernel.T + np.outer(start, start)))
+    # The variance of 512 normal numbers is known to 6 %, its root to 3 %.
+    assert row["sd_of_networks"] == pytest.approx(sd / 200**0.5, rel=0.12)
+    # Four groups of 128 tell the error sd / sqrt(512) to 40 %, that of steps is twice as large.
+    groups = np.mean(solution.replicas["mean"], axis=(0, 2))
+    np.testing.assert_allclose(row["mean"], np.mean(groups))
+    spread = np.mean(solution.replicas["mean"], axis=2)[:, 0].std(ddof=1) / 2
+    assert row["error"] == pytest.approx(spread)
+    assert abs(row["mean"]) < 4 * sd / 512**0.5

@@ -119,12 +119,22 @@ def _said(fn: Any, arguments: dict[str, Any], place: str) -> Any:
 
 
 def _rows(solution: meanfield.Solution) -> list[dict[str, Any]]:
-    """One a population; of a course in time, the means over it."""
+    """One a population; of a course in time, the means over it and what is known of those."""
 
     def mean(x: Any, index: int) -> float:
         return float("nan") if x is None else float(np.mean(np.asarray(x)[index]))
 
-    shift = None if solution.diagnostics is None else solution.diagnostics.shift
+    error, shift = solution.mean_error, None
+    if solution.mean.ndim == 1:
+        shift = None if solution.diagnostics is None else solution.diagnostics.shift
+    else:
+        # Steps err, and fluctuate, by more than their mean.
+        assert solution.replicas is not None
+        groups = np.mean(np.asarray(solution.replicas["mean"]), axis=2)
+        error = np.std(groups, axis=0, ddof=1) / len(groups) ** 0.5
+        if solution.population_covariance is not None:
+            own = np.einsum("ppts->p", np.asarray(solution.population_covariance))
+            shift = np.sqrt(np.maximum(own, 0)) / solution.mean.shape[1]
     rows = []
     for index, population in enumerate(solution.network.populations):
         spread = mean(solution.quenched, index)
@@ -134,7 +144,7 @@ def _rows(solution: meanfield.Solution) -> list[dict[str, Any]]:
                 "size": population.size,
                 "kind": population.neuron.kind,
                 "mean": finite(mean(solution.mean, index)),
-                "error": finite(mean(solution.mean_error, index)),
+                "error": finite(mean(error, index)),
                 "sd_of_neurons": finite(np.sqrt(max(spread, 0)) if spread == spread else spread),
                 "sd_of_networks": finite(mean(shift, index)),
             }
