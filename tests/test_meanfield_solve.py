@@ -155,6 +155,7 @@ def test_the_same_key_gives_the_same_solution_whatever_is_traced():
         ({"method": "relaxation", "order": "shared"}, "is for stationary states"),
         ({"max_lag": 1.5}, "half of duration"),
         ({"dt": 0.3}, "must be a whole number"),
+        ({"method": "march", "jitter": -1.0}, "jitter must"),
     ],
 )
 def test_what_solve_refuses(change, message):

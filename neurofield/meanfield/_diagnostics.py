@@ -30,7 +30,7 @@ from ._theory import Theory
 
 
 class Diagnostics(eqx.Module):
-    """What limits a solution. `None` where the method does not give it.
+    """What limits a solution. `None` where the method does not give it. No derivatives pass.
 
     Of courses in time (a march or relaxation), `*time` is there: `mean_error`, `clipped`,
     `least_pivot` and `skewness` always, `causality` where no window cuts the past off, except at

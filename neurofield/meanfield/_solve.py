@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from neurofield._numerics import all_finite, contract
 from neurofield._results import RESULTS, choose
+from neurofield._validate import not_negative
 from neurofield.network import Network, check_network
 
 from ._analytic import analytic, diffusion
@@ -166,6 +167,7 @@ def solve(
     if method != "stationary":
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
+        not_negative("jitter", jitter)
         rtol_of = {"march": 1e-3 if smooth else 1e-2, "relaxation": 1e-6 if smooth else 1e-4}
         plan = Plan(
             method,
