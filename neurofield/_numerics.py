@@ -83,3 +83,10 @@ def run_age(mask: Bool[Array, "*batch time"]) -> Int[Array, "*batch time"]:
     time = jnp.arange(mask.shape[-1], dtype=jnp.int32)
     broken = jnp.where(mask, jnp.int32(-1), jnp.broadcast_to(time, mask.shape))
     return jnp.broadcast_to(time, mask.shape) - jax.lax.cummax(broken, axis=mask.ndim - 1) - 1
+
+
+def standard_error(groups: Float[Array, "group ..."]) -> Float[Array, "..."]:
+    """Of the mean over independent groups. Where they are equal it is zero, with a zero slope."""
+    variance = jnp.var(groups, axis=0, ddof=1) / groups.shape[0]
+    positive = variance > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neurofield._numerics import logistic, softplus, sum_softplus
+from neurofield._numerics import logistic, softplus, standard_error, sum_softplus
 
 
 @pytest.mark.parametrize("x", [-800.0, -40.0, -1.5, 0.0, 1e-3, 2.0, 40.0, 800.0])
@@ -41,3 +41,12 @@ def test_sum_softplus_is_the_sum(rows):
     np.testing.assert_allclose(
         sum_softplus(jnp.zeros((rows, 1), jnp.float32)), rows * np.log(2), rtol=1e-6
     )
+
+
+def test_standard_error_is_that_of_the_mean_and_flat_where_groups_agree():
+    x = jax.random.normal(jax.random.key(0), (6, 3))
+    expected = np.std(x, axis=0, ddof=1) / 6**0.5
+    np.testing.assert_allclose(standard_error(x), expected, rtol=1e-14)
+    # The slope of a root of zero would be infinite, and its product with zero no number.
+    slope = jax.jacfwd(lambda c: standard_error(c * jnp.stack([x[:, 0], jnp.ones(6)], axis=1)))(2.0)
+    np.testing.assert_allclose(slope, [expected[0], 0], rtol=1e-12)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from scipy import stats
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, standard_error
 from neurofield.network import Network
 
 from ._course_response import causality_of_course
@@ -62,7 +62,7 @@ def course_diagnostics(
 def _measured(theory: Theory, network: Network, replicas, seen, parts) -> Diagnostics:
     mean = replicas["mean"]
     size = jnp.abs(jnp.mean(mean, axis=0))
-    error = jnp.std(mean, axis=0, ddof=1) / mean.shape[0] ** 0.5
+    error = standard_error(mean)
     found = {
         "mean_error": error / jnp.where(size > 0, size, 1),
         "clipped": jnp.mean(seen["clipped"], axis=0),

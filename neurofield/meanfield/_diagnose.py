@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from neurofield._numerics import standard_error
+
 from ._diagnostics import Diagnostics
 from ._solution import Solution
 from ._solve import solve
@@ -43,7 +45,7 @@ def _change(solution: Solution, other: Solution) -> list[Array]:
         assert x.replicas is not None
         groups = x.replicas["mean"]
         groups = jnp.mean(groups.reshape(*groups.shape[:2], -1), axis=-1)
-        return jnp.mean(groups, 0), jnp.std(groups, 0, ddof=1) / len(groups) ** 0.5
+        return jnp.mean(groups, 0), standard_error(groups)
 
     (mean, error), (new, new_error) = of(solution), of(other)
     return [new - mean, jnp.hypot(error, new_error)]

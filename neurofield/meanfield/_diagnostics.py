@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from scipy import stats
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, standard_error
 from neurofield.network import (
     AllToAll,
     Dense,
@@ -220,7 +220,7 @@ def measure_diagnostics(
     found = {name: jnp.mean(x, axis=0) for name, x in groups.items()}
     count = len(replicas["mean"])
     size = jnp.maximum(jnp.abs(found.pop("mean")), jnp.finfo(theory.dtype).tiny)
-    error = jnp.std(groups["mean"], axis=0, ddof=1) / count**0.5
+    error = standard_error(groups["mean"])
     found["gain_error"] = found["gain_error"] / count**0.5
     if sums is not None:
         names = ("response", "variance_response", "stream_response")

@@ -6,14 +6,12 @@ dy is linear in it. In a stationary state <dy(t) dy(t')> = exp(rate (t + t')) ps
 is mapped to itself: the exponent is the rate at which the leading eigenvalue of the map is 1.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, standard_error
 
 from ._fixed_point import fixed_point
 from ._paths import init_paths, step_paths, stream_input
@@ -73,7 +71,7 @@ def lyapunov_exponent(
         "lyapunov_exponent: the law of differences did not settle; raise max_steps, num_paths or "
         "the solution's max_lag.",
     )
-    return jnp.mean(found), jnp.std(found, ddof=1) / math.sqrt(num_replicas)
+    return jnp.mean(found), standard_error(found)
 
 
 @eqx.filter_jit

@@ -1,13 +1,11 @@
 """Two copies of a network: how they part after a small kick."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, standard_error
 
 from ._fixed_point import fixed_point
 from ._march import nugget
@@ -103,7 +101,7 @@ def two_replicas(
     return Decorrelation(
         jnp.arange(1, num_steps + 1, dtype=theory.dtype) * theory.dt,
         jnp.mean(distance, axis=0),
-        jnp.std(distance, axis=0, ddof=1) / math.sqrt(num_replicas),
+        standard_error(distance),
     )
 
 

@@ -1,7 +1,6 @@
 """`solve`: the mean-field equations of a network, by the method that fits it."""
 
 import dataclasses
-import math
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from neurofield._numerics import all_finite, contract
+from neurofield._numerics import all_finite, contract, standard_error
 from neurofield._results import RESULTS, choose
 from neurofield._validate import not_negative
 from neurofield.network import Network, check_network
@@ -36,6 +35,12 @@ from ._theory import Theory, build_theory, depends_on_time, whole_steps
 
 _METHODS = ("analytic", "diffusion", "march", "relaxation", "stationary")
 _ORDERS = ("leading", "shared", "nested")
+_REMEDIES = {
+    "march": "Raise num_paths or rtol",
+    "relaxation": "Raise max_steps, num_paths or rtol",
+    "stationary": "Raise max_steps or num_paths, lower damping, start from the solution of a "
+    "weaker coupling (initial=)",
+}
 
 
 def solve(
@@ -165,6 +170,8 @@ def solve(
     keys = jax.random.split(key, num_replicas)
     smooth = theory.gradient in ("pathwise", "intensity")
     if method != "stationary":
+        if initial is not None:
+            raise ValueError('initial= is for method="stationary": courses start as neurons do.')
         if jitter is None:
             jitter = 1e-8 if jnp.finfo(theory.dtype).eps < 1e-12 else 1e-4
         not_negative("jitter", jitter)
@@ -227,8 +234,8 @@ def solve(
             found,
             result != RESULTS.successful,
             f"meanfield.solve: method {method!r} found no solution (the moments did not settle, or "
-            "are not finite). Raise max_steps or num_paths, lower damping, start from the solution "
-            "of a weaker coupling (initial=), or take throw=False and look at `result`, `stats`.",
+            f"are not finite). {_REMEDIES[method]}, or take throw=False and look at `result`, "
+            "`stats`.",
         )
         found |= aside
     settings = {
@@ -411,9 +418,8 @@ def _solution(
     settings: dict[str, Any],
 ) -> Solution:
     method, order = settings["method"], settings["order"]
-    num = found["mean"].shape[0]
     mean = {name: jnp.mean(x, axis=0) for name, x in found.items()}
-    error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(num) for name, x in found.items()}
+    error = {name: standard_error(x) for name, x in found.items()}
     stationary = method in ("analytic", "diffusion", "stationary")
     length = found["covariance"].shape[2] if stationary else found["mean"].shape[2]
     time = (jnp.arange(length, dtype=theory.dtype) + (0 if stationary else 1)) * theory.dt

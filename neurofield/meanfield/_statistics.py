@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, standard_error
 from neurofield.statistics import Statistics, frequencies
 
 from ._solution import Solution
@@ -142,7 +142,7 @@ def with_errors(
     count = len(varying["mean"])
     scale = 1 / math.sqrt(count * (count - 1))
     apart = {name: scale * (x - jnp.mean(x, axis=0)[None]) for name, x in each.items()}
-    error = {name: jnp.std(x, axis=0, ddof=1) / math.sqrt(count) for name, x in each.items()}
+    error = {name: standard_error(x) for name, x in each.items()}
     return fn(found), error, apart
 
 

@@ -219,5 +219,5 @@ def whole_steps(name: str, value: float, dt: float, rounded: bool = False) -> in
     """`value / dt`, to be a whole number unless `rounded`. Raises `ValueError` naming the two."""
     steps = round(value / dt) if math.isfinite(value) else 0
     if steps < 1 or (not rounded and abs(value / dt - steps) > 1e-6 * steps):
-        raise ValueError(f"{name} = {value} s must be a whole number of steps of dt = {dt} s.")
+        raise ValueError(f"{name} = {value} s must be a whole number of steps of {dt} s.")
     return steps
