@@ -265,8 +265,11 @@ def _apart(
     """What is static, without its chance correlation with the noise's averages over both halves.
 
     That correlation would pass for quenched variance, with an infinite slope where there is none:
-    times the root of the variance it enters the second moment of the time averages.
+    times the root of the variance it enters the second moment of the time averages. A few paths
+    have no numbers to spare, and stay as they are.
     """
+    if noise.shape[2] < 16:
+        return still
     half = noise.shape[1] // 2
     halves = jnp.stack([jnp.mean(noise[:, :half], axis=1), jnp.mean(noise[:, half:], axis=1)], 1)
     halves = halves - jnp.mean(halves, axis=2)[:, :, None]
