@@ -16,11 +16,11 @@ import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from neurofield._numerics import contract
+from neurofield._numerics import contract, matmul
 from neurofield.network import Function
 
 from ._intensity import with_scores
-from ._march import nugget
+from ._march import factor
 from ._paths import field_noise, init_paths, step_paths, stream_input
 from ._response import _PROBE, _hats, _is_gaussian, _sources, carries_variance
 from ._score import step_scores
@@ -117,21 +117,12 @@ def causality_of_course(
 
     For `_response.scores`.
     """
-    z = jax.vmap(lambda a, b: solve_triangular(a, b, lower=True))(
-        jnp.linalg.cholesky(_padded(covariance, jitter)), h
-    )
+    z = jax.vmap(lambda a, b: solve_triangular(a, b, lower=True))(factor(covariance, jitter), h)
     x = x - jnp.mean(x, axis=2)[:, :, None]
     num = x.shape[1]
     modes = [jnp.fft.rfft(v, n=2 * num, axis=1) for v in (x, z)]
     sums = jnp.fft.irfft(jnp.conj(modes[0]) * modes[1], n=2 * num, axis=1)
     return jnp.moveaxis(sums[:, 1 : max(num // 2, 1) + 1], 1, 0)
-
-
-def _padded(covariance: Float[Array, "row time time"], jitter: float) -> Array:
-    diagonal = jnp.diagonal(covariance, axis1=1, axis2=2)
-    extra = nugget(diagonal, jitter) - diagonal
-    eye = jnp.eye(covariance.shape[1], dtype=covariance.dtype)
-    return covariance + extra[:, :, None] * eye[None]
 
 
 def _differentiated(key, theory: Theory, mean, h, varied: bool) -> CourseResponses:
@@ -246,7 +237,7 @@ def _regressed(
         stream = stream.at[s].set(own * answer)
     if not varied:
         return CourseResponses(output, stream, None, None)
-    factors = jnp.linalg.cholesky(_padded(covariance, jitter))
+    factors = factor(covariance, jitter)
     rows = []
     for f, (p, _) in enumerate(theory.fields):
         here = slice(f, f + 1)
@@ -298,12 +289,12 @@ def least_filters(
     def one(gram: Array, cross: Array, t: Array) -> Array:
         first = num - 1 - t
         own = jax.lax.dynamic_slice(gram, (first, first), (num, num))
-        right = basis.T @ jax.lax.dynamic_slice(cross, (first,), (num,))
+        right = matmul(basis.T, jax.lax.dynamic_slice(cross, (first,), (num,)))
         own = contract("lk,lm,mn->kn", basis, own, basis)
         scale = jnp.sqrt(jnp.diagonal(own))
         scale = jnp.where(scale > 0, scale, 1)
         unit = own / (scale[:, None] * scale[None]) + ridge * eye
-        found = basis @ (cho_solve(cho_factor(unit), right / scale) / scale)
+        found = matmul(basis, cho_solve(cho_factor(unit), right / scale) / scale)
         lag = t - step
         return jnp.where(lag >= 0, found[jnp.maximum(lag, 0)], 0)
 

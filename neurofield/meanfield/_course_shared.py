@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from neurofield._numerics import contract
-from neurofield.network import OrnsteinUhlenbeck, WhiteNoise
+from neurofield._numerics import contract, matmul
 
 from ._course_response import CourseResponses, course_responses, drive_course
 from ._intensity import noise_across, noise_two_time, output_noise, own_noise, two_time, variances
 from ._paths import field_noise, init_paths
 from ._response import carries_variance
+from ._shared import external_noise
 from ._theory import Theory
 
 
@@ -92,7 +92,7 @@ def draw_shared(
     num = len(theory.fields)
     shape = (factor.shape[0] // num, num_paths)
     z = field_noise(jax.random.split(key, 4)[3], theory, shape, True)
-    drawn = factor @ jnp.swapaxes(z, 0, 1).reshape(factor.shape[0], num_paths)
+    drawn = matmul(factor, jnp.swapaxes(z, 0, 1).reshape(factor.shape[0], num_paths))
     return jnp.swapaxes(drawn.reshape(shape[0], num, num_paths), 0, 1)
 
 
@@ -131,7 +131,7 @@ def equal_times(theory: Theory, parts: Parts) -> tuple[Array, Array]:
     num, num_steps = len(theory.populations), parts.mean.shape[1]
     found = jnp.zeros((), theory.dtype)
     for row, noise in zip(rows, noises, strict=True):
-        through, row = ((a.reshape(-1, num_steps, a.shape[1])) for a in (row @ noise, row))
+        through, row = ((a.reshape(-1, num_steps, a.shape[1])) for a in (matmul(row, noise), row))
         found = found + contract("ati,bti->abt", through, row)
     return found[num:, num:], found[:num, :num]
 
@@ -205,7 +205,7 @@ def _loops(theory: Theory, parts: Parts) -> tuple[list[Array], list[Array]]:
     inverse = _rows(jnp.transpose(inverse, (1, 3, 0, 2)))
     weights = theory.mean[:, :, None, None] * jnp.eye(num_steps, dtype=dtype)[None, None]
     up = jnp.concatenate([_rows(to_output), _rows(weights)])
-    from_streams = up @ inverse
+    from_streams = matmul(up, inverse)
     rows, noises = [], []
     columns = from_streams.reshape(from_streams.shape[0], num_streams, num_steps)
     for p in range(num):
@@ -218,8 +218,9 @@ def _loops(theory: Theory, parts: Parts) -> tuple[list[Array], list[Array]]:
         unit = jnp.eye(num_fields, dtype=dtype)[:, :, None, None]
         unit = unit * jnp.eye(num_steps, dtype=dtype)[None, None]
         direct = jnp.concatenate([_rows(output), _rows(unit)])
-        rows.append(direct + from_streams @ _rows(responses.stream))
-        noises.append(_rows(external(theory, num_steps)))
+        rows.append(direct + matmul(from_streams, _rows(responses.stream)))
+        step = jnp.arange(num_steps, dtype=dtype)
+        noises.append(_rows(external_noise(theory, jnp.abs(step[:, None] - step[None]))))
     return rows, noises
 
 
@@ -241,30 +242,3 @@ def _variance_share(theory: Theory, mean: Float[Array, "stream time"]) -> Array:
             share = theory.vQ[:, s, None] / theory.dt
             columns.append(jnp.broadcast_to(share, (len(theory.fields), mean.shape[1])))
     return jnp.stack(columns, axis=1)
-
-
-def external(theory: Theory, num_steps: int) -> Float[Array, "field field time time"]:
-    """Covariance of the noise that populations share. Raises `ValueError` where it is not known."""
-    step = jnp.arange(num_steps, dtype=theory.dtype)
-    lag = jnp.abs(step[:, None] - step[None])
-    found = jnp.zeros((len(theory.fields),) * 2 + (num_steps,) * 2, theory.dtype)
-    for noise in theory.shared:
-        source = noise.source
-        if isinstance(source, WhiteNoise):
-            covariance = jnp.where(lag == 0, source.density / theory.dt, 0)
-        elif isinstance(source, OrnsteinUhlenbeck):
-            covariance = source.sd**2 * jnp.exp(-lag * theory.dt / source.tau)
-        else:
-            raise ValueError(
-                f"shared noise of kind {type(source).__name__} has no covariance here: take "
-                'WhiteNoise or OrnsteinUhlenbeck, or order="nested".'
-            )
-        weight = jnp.stack(
-            [
-                jnp.asarray(noise.weights.get(theory.names[p], 0.0), theory.dtype)
-                * (1.0 if channel == source.channel else 0.0)
-                for p, channel in theory.fields
-            ]
-        )
-        found = found + contract("f,g,ts->fgts", weight, weight, covariance.astype(theory.dtype))
-    return found

@@ -108,7 +108,7 @@ def march(
         jnp.zeros((num_streams, window, total), theory.dtype),
         jnp.zeros((num_streams, window), theory.dtype),
         jnp.zeros((num_fields, window, total), theory.dtype),
-        _factor(nothing, jitter) if whole else nothing,
+        factor(nothing, jitter) if whole else nothing,
     )
 
     def rows(past: _Past, lower: Array, carry: tuple[PathState, _Block, _Emitted], at: Array):
@@ -176,7 +176,7 @@ def march(
     @partial(jax.checkpoint)
     def one_block(carry: tuple[PathState, _Past, _Emitted], first: Array):
         paths, past, emitted = carry
-        lower = past.law if whole else _factor(past.law, jitter)
+        lower = past.law if whole else factor(past.law, jitter)
         now = _Block(
             jnp.zeros((num_streams, block, total), theory.dtype),
             jnp.zeros((num_streams, block), theory.dtype),
@@ -223,7 +223,8 @@ def nugget(variance: Array, jitter: float) -> Array:
     return variance * (1 + jitter) + 1e-30
 
 
-def _factor(covariance: Float[Array, "field row row"], jitter: float) -> Array:
+def factor(covariance: Float[Array, "row time time"], jitter: float) -> Array:
+    """The Cholesky factors of covariances with their nuggets."""
     diagonal = jnp.diagonal(covariance, axis1=1, axis2=2)
     extra = nugget(diagonal, jitter) - diagonal
     eye = jnp.eye(covariance.shape[1], dtype=covariance.dtype)

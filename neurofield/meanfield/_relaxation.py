@@ -15,7 +15,7 @@ from neurofield._numerics import contract
 
 from ._fixed_point import FixedPoint, fixed_point
 from ._intensity import noise_two_time, own_noise, variances
-from ._march import Marched, nugget
+from ._march import Marched, factor, nugget
 from ._paths import field_noise, init_paths, step_paths, stream_input, world_input
 from ._score import scored_mean, scored_second, step_scores, stream_score
 from ._theory import Theory
@@ -90,9 +90,7 @@ def _sweep(
     means = moments.mean[:, :, None] * moments.mean[:, None, :]
     covariance = theory.input_covariance(moments.second, means)
     diagonal = jnp.diagonal(covariance, axis1=1, axis2=2)
-    extra = nugget(diagonal, jitter) - diagonal
-    padded = covariance + extra[:, :, None] * jnp.eye(num_steps, dtype=theory.dtype)[None]
-    lower = jnp.linalg.cholesky(padded)
+    lower = factor(covariance, jitter)
     z = jax.vmap(
         lambda step: field_noise(jax.random.fold_in(noise_key, step), theory, (total,), nested)
     )(steps)

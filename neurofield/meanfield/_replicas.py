@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from neurofield._numerics import contract, standard_error
 
 from ._fixed_point import fixed_point
-from ._march import nugget
+from ._march import factor
 from ._paths import field_noise, init_paths, step_paths, stream_input
 from ._solution import Solution
 from ._theory import Theory, build_theory
@@ -202,10 +202,7 @@ def _draw(
         ],
         axis=2,
     ).reshape(num_fields, 2 * num, 2 * num)
-    diagonal = jnp.diagonal(both, axis1=1, axis2=2)
-    extra = nugget(diagonal, jitter) - diagonal
-    both = both + extra[:, :, None] * jnp.eye(2 * num, dtype=theory.dtype)[None]
-    lower = jnp.linalg.cholesky(both)
+    lower = factor(both, jitter)
     z = jax.vmap(
         lambda step: field_noise(jax.random.fold_in(key, step), theory, (2, num_paths), False)
     )(jnp.arange(num, dtype=jnp.int32))

@@ -200,25 +200,24 @@ def quenched_shift(solution: Solution) -> Float[Array, "population"]:
     return jnp.sqrt(contract("pq,q->p", inverse**2, jnp.maximum(solution.quenched, 0) / sizes))
 
 
-def _noise_spectrum(theory: Theory, length: int) -> Complex[Array, "w field field"]:
-    """Of the noise that populations share, between fields. Raises `ValueError` where unknown."""
+def external_noise(theory: Theory, lag: Float[Array, "*lag"]) -> Float[Array, "field field *lag"]:
+    """Covariance between fields of the noise that populations share, at lags in steps (>= 0).
+
+    Raises `ValueError` where it is not known.
+    """
     num = len(theory.fields)
-    found = jnp.zeros((num, num, length // 2 + 1), theory.dtype)
+    found = jnp.zeros((num, num, *lag.shape), theory.dtype)
     for noise in theory.shared:
         source = noise.source
-        lag = jnp.minimum(
-            jnp.arange(length, dtype=theory.dtype), length - jnp.arange(length, dtype=theory.dtype)
-        )
         if isinstance(source, WhiteNoise):
             covariance = jnp.where(lag == 0, source.density / theory.dt, 0)
         elif isinstance(source, OrnsteinUhlenbeck):
             covariance = source.sd**2 * jnp.exp(-lag * theory.dt / source.tau)
         else:
             raise ValueError(
-                f"shared noise of kind {type(source).__name__} has no spectrum here: take "
+                f"shared noise of kind {type(source).__name__} has no covariance here: take "
                 'WhiteNoise or OrnsteinUhlenbeck, or order="nested".'
             )
-        spectrum = jnp.fft.rfft(covariance.astype(theory.dtype)).real
         weight = jnp.stack(
             [
                 jnp.asarray(noise.weights.get(theory.names[p], 0.0), theory.dtype)
@@ -226,8 +225,15 @@ def _noise_spectrum(theory: Theory, length: int) -> Complex[Array, "w field fiel
                 for p, channel in theory.fields
             ]
         )
-        found = found + contract("f,g,w->fgw", weight, weight, spectrum)
-    return as_complex(jnp.moveaxis(found, -1, 0))
+        found = found + contract("f,g,...->fg...", weight, weight, covariance.astype(theory.dtype))
+    return found
+
+
+def _noise_spectrum(theory: Theory, length: int) -> Complex[Array, "w field field"]:
+    """Of the noise that populations share, between fields."""
+    step = jnp.arange(length, dtype=theory.dtype)
+    found = external_noise(theory, jnp.minimum(step, length - step))
+    return as_complex(jnp.moveaxis(jnp.fft.rfft(found, axis=-1).real, -1, 0))
 
 
 def _row_sizes(theory: Theory) -> Float[Array, "row"]:
